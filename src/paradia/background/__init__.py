@@ -1,0 +1,1 @@
+"""Methods that remove the field of sources outside the mask."""

@@ -1,0 +1,1 @@
+"""Methods that fit the total field to the echoes."""

@@ -1,0 +1,1 @@
+"""Methods that turn the local field into susceptibility."""

@@ -1,0 +1,1 @@
+"""Operators: linear maps with adjoints."""

@@ -1,0 +1,1 @@
+"""Steps, protocols and runs."""

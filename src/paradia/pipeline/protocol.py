@@ -1,0 +1,148 @@
+"""A protocol: the steps of a run, read from TOML and written to JSON.
+
+::
+
+    description = "What it is for."
+
+    [unwrap]
+    method = "romeo"
+    template = 2
+
+One table a stage, in the order in which they run; every other key of a table is a knob.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from paradia.errors import FileError, InputError, UnknownProtocolError, nearest
+from paradia.pipeline.step import Step
+from paradia.registry import STAGES
+
+DEFAULT = "consensus"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A row of steps with a name and a purpose."""
+
+    name: str
+    description: str
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def load(cls, name: str) -> Protocol:
+        """Read a protocol that ships with Paradia, or a TOML file.
+
+        Raises
+        ------
+        UnknownProtocolError
+            No such protocol, or a table that is no stage.
+        UnknownMethodError, UnknownKnobError
+            A step that nothing answers to.
+        FileError
+            The file cannot be read as TOML.
+        """
+        if name in protocol_names():
+            text = (files("paradia.pipeline") / "protocols" / f"{name}.toml").read_text(encoding="utf-8")
+            return cls.parse(text, name)
+        path = Path(name)
+        if not path.suffix and not path.exists():
+            raise UnknownProtocolError(
+                f"there is no protocol {name!r}. {nearest(name, protocol_names())} A file is given with its suffix .toml."
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"cannot read the protocol {path}: {error.strerror or error}. Check the path.") from error
+        return cls.parse(text, path.stem)
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> Protocol:
+        """Read a protocol from TOML text."""
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise FileError(f"the protocol {name} is not valid TOML: {error}. Mend that line.") from error
+        description = str(table.pop("description", ""))
+        steps = []
+        for key, knobs in table.items():
+            if key not in STAGES or not isinstance(knobs, dict):
+                raise UnknownProtocolError(f"{key!r} in the protocol {name} is no stage. {nearest(key, STAGES)}")
+            if "method" not in knobs:
+                raise UnknownProtocolError(f'[{key}] in the protocol {name} names no method. Add a line: method = "…"')
+            steps.append(Step(key, knobs["method"], {k: v for k, v in knobs.items() if k != "method"}))
+        return cls(name, description, tuple(steps))
+
+    def turned(self, settings: Iterable[str]) -> Protocol:
+        """Return the protocol with knobs turned, each given as ``stage.knob=value`` or ``stage.method=name``.
+
+        Raises
+        ------
+        InputError
+            A setting that is not of that form.
+        UnknownProtocolError
+            A stage that the protocol does not have.
+        """
+        protocol = self
+        for setting in settings:
+            target, equals, value = setting.partition("=")
+            stage, dot, knob = target.partition(".")
+            if not (equals and dot and knob):
+                raise InputError(f"a setting is written stage.knob=value, got {setting!r}. For example: inversion.weight=0.001")
+            protocol = protocol._turn(stage.strip(), knob.strip(), _value(value.strip()))
+        return protocol
+
+    def _turn(self, stage: str, knob: str, value: Any) -> Protocol:
+        names = [step.stage for step in self.steps]
+        if stage not in names:
+            raise UnknownProtocolError(f"the protocol {self.name} has no stage {stage!r}. {nearest(stage, names)}")
+        old = self.steps[names.index(stage)]
+        new = Step(stage, str(value)) if knob == "method" else Step(stage, old.method, {**old.knobs, knob: value})
+        return replace(self, steps=tuple(new if step is old else step for step in self.steps))
+
+    def without(self, stages: Sequence[str]) -> Protocol:
+        """Return the protocol less some stages, for data that are given or cannot be had."""
+        return replace(self, steps=tuple(step for step in self.steps if step.stage not in stages))
+
+    def record(self) -> dict[str, Any]:
+        """Return every step with every setting, ready for JSON."""
+        steps = [{"stage": s.stage, "method": s.method, "settings": s.settings, "cite": s.loaded.cite} for s in self.steps]
+        return {"name": self.name, "description": self.description, "steps": steps}
+
+    def toml(self) -> str:
+        """Return the protocol as TOML with every knob written out; it reads back to the same steps."""
+        lines = [f"description = {_toml(self.description)}"]
+        for step in self.steps:
+            lines += ["", f"[{step.stage}]", f"method = {_toml(step.method)}"]
+            lines += [f"{knob} = {_toml(value)}" for knob, value in step.settings.items() if value is not None]
+        return "\n".join(lines) + "\n"
+
+
+def protocol_names() -> list[str]:
+    """List the protocols that ship with Paradia."""
+    folder = files("paradia.pipeline") / "protocols"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def _value(text: str) -> Any:
+    """Read a value as TOML would, and a bare word as itself."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'

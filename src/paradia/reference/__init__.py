@@ -1,0 +1,1 @@
+"""Methods that set the zero of susceptibility."""

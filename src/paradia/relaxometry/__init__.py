@@ -1,0 +1,1 @@
+"""Methods that fit relaxation rates to the magnitudes."""

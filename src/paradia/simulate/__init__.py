@@ -1,0 +1,1 @@
+"""Simulated heads and scans: the truth."""

@@ -1,0 +1,1 @@
+"""Solvers: iterations that take callables."""

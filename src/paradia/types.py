@@ -1,0 +1,60 @@
+"""Shapes and results that travel between stages.
+
+The names of the fields are the names of the data: a pipeline hands `FieldFit.total_field` to the method that asks for
+`total_field`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor
+
+Image: TypeAlias = Float[Tensor, "*batch x y z"]
+"""Real map, any leading batch axes."""
+
+Volume: TypeAlias = Float[Tensor, "x y z"]
+"""Real map without batch axes."""
+
+Mask: TypeAlias = Bool[Tensor, "x y z"]
+"""Voxels that count."""
+
+Echoes: TypeAlias = Float[Tensor, "echo x y z"]
+"""Real images, one an echo."""
+
+ComplexEchoes: TypeAlias = Complex[Tensor, "echo x y z"]
+"""Complex images, one an echo."""
+
+Callback: TypeAlias = Callable[[int, float], None]
+"""Called as ``callback(iteration, relative_change)`` after every iteration."""
+
+
+class FieldFit(NamedTuple):
+    """What `fieldmap` methods give."""
+
+    total_field: Volume
+    """Total field, ppm, zero outside the mask."""
+    noise: Volume
+    """Standard deviation of the field, ppm, zero outside the mask."""
+    offset: Volume
+    """Phase at echo time zero, rad, in (−π, π]."""
+
+
+class LocalField(NamedTuple):
+    """What `background` methods give."""
+
+    local_field: Image
+    """Field of the sources inside the mask, ppm, zero outside it."""
+    mask: Mask
+    """Where the local field holds; never larger than the mask given."""
+
+
+class Decay(NamedTuple):
+    """What `relaxometry` methods give."""
+
+    r2star: Volume
+    """Transverse relaxation rate R2*, 1/s, zero outside the mask."""
+    r2star_noise: Volume
+    """Standard deviation of R2*, 1/s, zero outside the mask."""

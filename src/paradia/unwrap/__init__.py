@@ -1,0 +1,1 @@
+"""Methods that take the 2π jumps out of the phase."""
