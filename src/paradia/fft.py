@@ -59,13 +59,14 @@ def pad(image: Tensor, shape: Sequence[int]) -> Tensor:
     if tuple(image.shape[-3:]) == tuple(shape):
         return image
     padded = image.new_zeros((*image.shape[:-3], *shape))
-    padded[(..., *(slice(n) for n in image.shape[-3:]))] = image
+    crop(padded, image.shape[-3:]).copy_(image)
     return padded
 
 
 def crop(image: Tensor, shape: Sequence[int]) -> Tensor:
     """Keep the first voxels of each axis (a view)."""
-    return image[(..., *(slice(n) for n in shape))]
+    x, y, z = shape
+    return image[..., :x, :y, :z]
 
 
 def bounding_box(mask: Tensor, margin: int = 0) -> Box:

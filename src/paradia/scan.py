@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from paradia.errors import MetadataError
 
@@ -42,7 +43,7 @@ class Scan:
             raise MetadataError(f"echo times must be positive numbers of seconds, got {times}.")
         if max(times) > LATEST_ECHO:
             raise MetadataError(f"echo times must be in seconds, got {times}. Milliseconds?")
-        if any(b <= a for a, b in zip(times, times[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(times)):
             raise MetadataError(f"echo times must increase from echo to echo, got {times}. Check the order of the files.")
         if not math.isfinite(self.b0) or not 0.01 <= self.b0 <= 30:
             raise MetadataError(f"the field strength must be in tesla, between 0.01 and 30, got {self.b0}.")
