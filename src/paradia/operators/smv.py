@@ -1,0 +1,76 @@
+"""The mean over a sphere."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from paradia.errors import GeometryError
+from paradia.fft import rfftn
+from paradia.grid import Grid
+from paradia.operators._convolution import Convolution
+
+
+class SMV(Convolution):
+    """Replace every voxel by the mean over a sphere around it: the spherical mean value.
+
+    A harmonic function stays as it is wherever the sphere fits in.
+
+    Parameters
+    ----------
+    grid
+        Where the images live.
+    radius
+        Radius of the sphere, mm.
+    padding
+        Factor, at least 1, by which each axis is extended with zeros before the transform.
+
+    Raises
+    ------
+    GeometryError
+        The radius is not positive, or the sphere does not fit into the grid.
+
+    Notes
+    -----
+    A voxel on the rim of the sphere counts by the share of it that lies inside, which keeps the sphere round where a
+    radius is only a few voxels long.
+    """
+
+    def __init__(self, grid: Grid, radius: float, padding: float = 1.0) -> None:
+        if not (math.isfinite(radius) and radius > 0):
+            raise GeometryError(f"the radius of a sphere must be positive, got {radius} mm. Give a few voxels' length.")
+        self.__dict__["radius"] = float(radius)  # needed by `sample` before nn.Module is ready
+        super().__init__(grid, padding)
+
+    def sample(self, grid: Grid) -> Tensor:
+        """Return the half spectrum of the sphere in double precision."""
+        return sphere_kernel(grid, self.radius)
+
+
+@lru_cache(maxsize=2)
+def sphere_kernel(grid: Grid, radius: float) -> Tensor:
+    """Sample the normalised sphere on the half spectrum of the grid, double precision; treat it as read-only."""
+    ball = sphere(grid.voxel_size, radius)
+    if any(b > n for b, n in zip(ball.shape, grid.shape, strict=True)):
+        raise GeometryError(f"a sphere of radius {radius} mm does not fit into a field of view of {grid.extent} mm. Give a smaller radius.")
+    image = torch.zeros(grid.shape, dtype=torch.float64)
+    image[: ball.shape[0], : ball.shape[1], : ball.shape[2]] = ball
+    image = image.roll([-(b // 2) for b in ball.shape], dims=(0, 1, 2))
+    return rfftn(image).real.contiguous()
+
+
+def sphere(voxel_size: tuple[float, float, float], radius: float, parts: int = 5) -> Tensor:
+    """Share of each voxel that lies inside a centred sphere, scaled to sum to one; ``parts`` samples along each edge."""
+    half = [math.ceil(radius / d - 0.5) for d in voxel_size]
+    offsets = (torch.arange(parts, dtype=torch.float64) + 0.5) / parts - 0.5
+    squares = [
+        ((torch.arange(-h, h + 1, dtype=torch.float64)[:, None] + offsets) * d).square().flatten()
+        for h, d in zip(half, voxel_size, strict=True)
+    ]
+    inside = squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :] <= radius**2
+    x, y, z = (2 * h + 1 for h in half)
+    share = inside.to(torch.float64).reshape(x, parts, y, parts, z, parts).mean(dim=(1, 3, 5))
+    return share / share.sum()
