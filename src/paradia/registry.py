@@ -7,6 +7,7 @@ group ``paradia.<stage>``.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -23,11 +24,15 @@ from paradia.errors import UnknownMethodError, UnknownStageError, nearest
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A kind of step: what it does and the names of the data it gives."""
+    """A kind of step: what it does and the names of the data it gives.
+
+    A run goes on without an optional stage when the data do not allow it, and says so.
+    """
 
     name: str
     summary: str
     gives: tuple[str, ...]
+    optional: bool = False
 
 
 STAGES: Mapping[str, Stage] = MappingProxyType(
@@ -37,7 +42,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
             Stage("mask", "Find the voxels that count.", ("mask",)),
             Stage("unwrap", "Take the 2π jumps out of the phase.", ("unwrapped",)),
             Stage("fieldmap", "Fit the total field, its noise and the phase offset to the echoes.", ("total_field", "noise", "offset")),
-            Stage("relaxometry", "Fit relaxation rates to the magnitudes.", ("r2star", "r2star_noise")),
+            Stage("relaxometry", "Fit relaxation rates to the magnitudes.", ("r2star", "r2star_noise"), optional=True),
             Stage("background", "Remove the field of sources outside the mask.", ("local_field", "mask")),
             Stage("inversion", "Turn the local field into susceptibility.", ("chi",)),
             Stage("reference", "Set the zero of susceptibility.", ("chi",)),
@@ -113,6 +118,18 @@ def methods(stage_name: str) -> tuple[str, ...]:
     own = [m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_")]
     plugins = [point.name for point in entry_points(group=f"paradia.{stage_name}")]
     return tuple(sorted({*own, *plugins}))
+
+
+@cache
+def summary(stage_name: str, name: str) -> str:
+    """Return the first line of a method's docstring by reading its file, not importing it; empty for a plugin's."""
+    path = Path(__file__).parent / stage_name / f"{name}.py"
+    if not path.is_file():
+        return ""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
 
 
 @cache

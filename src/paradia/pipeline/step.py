@@ -77,7 +77,8 @@ class Step:
         missing = [name for name in self.loaded.needs if name not in board]
         if missing:
             raise InputError(
-                f"{self.stage} {self.method} needs {', '.join(missing)}, and no earlier step gives it. There is: {', '.join(sorted(board))}."
+                f"{self.stage} {self.method} needs {', '.join(missing)}, and no earlier step gives it. "
+                f"There is: {', '.join(sorted(board))}."
             )
         data = {name: board[name] for name in self.loaded.takes if name in board}
         extra = {"callback": callback} if callback is not None and self.loaded.reports_progress else {}

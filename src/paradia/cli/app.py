@@ -1,0 +1,39 @@
+"""The tree of commands; each is imported when it is called."""
+
+from __future__ import annotations
+
+from cyclopts import App, Group
+
+import paradia
+from paradia.registry import STAGES, methods, summary
+
+COMMANDS = {
+    "run": "Map every subject of a BIDS data set (a BIDS App).",
+    "qsm": "Map one scan from loose NIfTI files.",
+    "demo": "Simulate a small head, map it, and say how far the maps are from the truth.",
+    "methods": "List what each stage can be done with.",
+}
+
+
+def app() -> App:
+    """Build the command line without importing any method."""
+    root = App(
+        name="paradia",
+        help="From MRI phase to maps of magnetic susceptibility.",
+        version=paradia.__version__,
+        help_format="rst",
+        result_action="return_value",
+    )
+    for name, text in COMMANDS.items():
+        root.command(f"paradia.cli.{name}:{name}", name=name, help=text)
+    protocol = App(name="protocol", help="Show the protocols that ship with Paradia.")
+    protocol.command("paradia.cli.protocol:show", name="show", help="Print a protocol as TOML, every knob written out.")
+    protocol.command("paradia.cli.protocol:names", name="list", help="List the protocols.")
+    root.command(protocol)
+    single = Group("Single steps", sort_key=1)
+    for stage in STAGES.values():
+        branch = App(name=stage.name, help=stage.summary, group=single)
+        for method in methods(stage.name):
+            branch.command(f"paradia.cli.single:{stage.name}__{method}", name=method.replace("_", "-"), help=summary(stage.name, method))
+        root.command(branch)
+    return root

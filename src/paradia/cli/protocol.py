@@ -1,0 +1,26 @@
+"""``paradia protocol``."""
+
+from __future__ import annotations
+
+import sys
+
+from paradia.pipeline.protocol import DEFAULT, Protocol, protocol_names
+
+
+def show(name: str = DEFAULT, /, *, set: list[str] | None = None) -> None:
+    """Print a protocol as TOML, every knob written out.
+
+    Parameters
+    ----------
+    name
+        A protocol that ships with Paradia, or a TOML file.
+    set
+        Knobs to turn, each as stage.knob=value.
+    """
+    sys.stdout.write(Protocol.load(name).turned(set or ()).toml())
+
+
+def names() -> None:
+    """List the protocols."""
+    for name in protocol_names():
+        sys.stdout.write(f"{name}: {Protocol.load(name).description}\n")

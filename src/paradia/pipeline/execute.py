@@ -1,0 +1,165 @@
+"""Run a protocol on one acquisition, step by step, taking up what an earlier run has done."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paradia.errors import InputError, MaskError, NonFiniteError
+from paradia.pipeline.protocol import Protocol
+from paradia.pipeline.step import Step
+from paradia.pipeline.store import Store, digest, step_key
+from paradia.registry import STAGES
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[Step, str, float], None]
+"""Called as ``progress(step, state, value)``: "start", "iterate" with the relative change, "done" with the seconds, "kept", "skipped"."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one step was and how it went; plain values, ready for JSON."""
+
+    stage: str
+    method: str
+    settings: dict[str, Any]
+    cite: str
+    gives: tuple[str, ...]
+    seconds: float
+    cached: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run gave.
+
+    Attributes
+    ----------
+    maps
+        Every result by name; ``mask`` is the mask of the mask stage, ``local_mask`` where the local field holds.
+    steps
+        One record a step, in order.
+    messages
+        What was left out or warned of, in plain sentences.
+    """
+
+    maps: dict[str, Any] = field(default_factory=dict)
+    steps: list[StepRecord] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+
+
+def execute(
+    protocol: Protocol,
+    board: Mapping[str, Any],
+    store: Store | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Outcome:
+    """Run the steps of a protocol.
+
+    Parameters
+    ----------
+    protocol
+        The steps. Those of the mask stage are left out when the board holds a ``mask``.
+    board
+        The data: ``phase`` and ``magnitude`` (echo, x, y, z), ``grid``, ``scan``, and a ``mask`` or a ``region`` where given.
+    store
+        Where results are kept and looked for; nothing is kept without one.
+    device
+        Where to compute.
+    progress
+        Told of every step.
+
+    Raises
+    ------
+    InputError
+        A step cannot work on these data.
+    """
+    device = torch.device(device)
+    data = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in board.items()}
+    digests = {name: digest(value) for name, value in data.items()}
+    outcome = Outcome(maps={"mask": data["mask"]} if "mask" in data else {})
+    if "mask" in data:
+        protocol = protocol.without(["mask"])
+        _check_mask(data)
+    for step in protocol.steps:
+        try:
+            given, record, key = _one(step, data, digests, store, device, progress or _silent, outcome.messages)
+        except InputError as error:
+            if not STAGES[step.stage].optional:
+                raise
+            outcome.messages.append(f"{step.stage} was left out: {error}")
+            (progress or _silent)(step, "skipped", 0.0)
+            continue
+        data |= given
+        digests |= {name: f"{key}/{name}" for name in given}
+        outcome.steps.append(record)
+        outcome.maps |= {("local_mask" if name == "mask" and step.stage != "mask" else name): value for name, value in given.items()}
+        if step.stage == "mask":
+            _check_mask(data)
+    return outcome
+
+
+def _one(
+    step: Step,
+    data: Mapping[str, Any],
+    digests: Mapping[str, str],
+    store: Store | None,
+    device: torch.device,
+    progress: Progress,
+    messages: list[str],
+) -> tuple[dict[str, Any], StepRecord, str]:
+    """Take a step's result from the store, or make it and keep it."""
+    key = step_key(step, {name: digests[name] for name in step.loaded.takes if name in digests}, device)
+    kept = store.load(key, device) if store else None
+    if kept is not None:
+        tensors, saved = kept
+        record = StepRecord(**{**saved["step"], "gives": tuple(saved["step"]["gives"]), "cached": True})
+        messages += saved["messages"]
+        progress(step, "kept", record.seconds)
+        return dict(tensors), record, key
+    progress(step, "start", 0.0)
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        given = step.run(data, lambda _, change: progress(step, "iterate", change))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = time.perf_counter() - start
+    said = [f"{step.stage} {step.method}: {warning.message}" for warning in caught]
+    for sentence in said:
+        log.warning(sentence)
+    messages += said
+    record = StepRecord(step.stage, step.method, step.settings, step.loaded.cite, tuple(given), seconds)
+    if store:
+        store.save(key, given, {"messages": said, "step": asdict(record)})
+    progress(step, "done", seconds)
+    return given, record, key
+
+
+def _check_mask(data: Mapping[str, Any]) -> None:
+    """Refuse a mask that is empty, of another shape, or over voxels without numbers."""
+    mask, grid = data["mask"], data["grid"]
+    if tuple(mask.shape) != grid.shape:
+        raise MaskError(f"the mask has shape {tuple(mask.shape)}, the images {grid.shape}. Resample the mask to the images.")
+    if not mask.any():
+        raise MaskError("the mask is empty: no voxel is inside. Give another mask or another method for the mask stage.")
+    for name in ("phase", "magnitude"):
+        broken = int((~torch.isfinite(data[name][:, mask])).sum()) if name in data else 0
+        if broken:
+            raise NonFiniteError(
+                f"the {name} holds NaN or Inf in {broken} places inside the mask. Mask those voxels out or repair the image."
+            )
+
+
+def _silent(step: Step, state: str, value: float) -> None:
+    """Tell nobody."""

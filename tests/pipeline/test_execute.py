@@ -1,0 +1,217 @@
+"""The pipeline's own laws, on a toy stage of its own making."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from paradia import registry
+from paradia.errors import ConvergenceWarning, FileError, InputError, MaskError, NonFiniteError
+from paradia.grid import Grid
+from paradia.pipeline.execute import execute
+from paradia.pipeline.protocol import Protocol
+from paradia.pipeline.step import Step
+from paradia.pipeline.store import Store, digest, step_key
+from paradia.scan import Scan
+from paradia.types import Decay, LocalField
+
+SHAPE = (5, 4, 3)
+calls: list[str] = []
+
+
+def half(phase, magnitude, mask, *, cut: float = 0.5):
+    calls.append("unwrap")
+    return phase * cut
+
+
+def subtract(total_field, mask, grid, *, amount: float = 0.1):
+    calls.append("background")
+    warnings.warn("slow today", ConvergenceWarning, stacklevel=2)
+    smaller = mask.clone()
+    smaller[0] = False
+    return LocalField((total_field - amount) * smaller, smaller)
+
+
+def decay(magnitude, mask, scan, *, callback=None):
+    calls.append("relaxometry")
+    if len(scan.echo_times) < 2:
+        raise InputError("two echoes are needed, got one.")
+    if callback:
+        callback(1, 0.5)
+    return Decay(magnitude[0] * mask, magnitude[1] * mask)
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    table = {("unwrap", "half"): half, ("background", "subtract"): subtract, ("relaxometry", "decay"): decay}
+
+    def load(stage, name):
+        return registry.Method(stage, name, table[stage, name], "10.1/x")
+
+    monkeypatch.setattr("paradia.pipeline.step.load", load)
+    calls.clear()
+
+
+@pytest.fixture
+def board():
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "phase": torch.randn(2, *SHAPE, generator=generator),
+        "magnitude": torch.rand(2, *SHAPE, generator=generator),
+        "mask": torch.ones(SHAPE, dtype=torch.bool),
+        "total_field": torch.randn(SHAPE, generator=generator),
+        "grid": Grid(SHAPE),
+        "scan": Scan((0.004, 0.008)),
+    }
+
+
+@pytest.fixture
+def protocol(toys):
+    return Protocol("toy", "", (Step("unwrap", "half"), Step("relaxometry", "decay"), Step("background", "subtract")))
+
+
+def test_data_are_bound_by_name_and_results_named_by_the_stage(protocol, board):
+    outcome = execute(protocol, board)
+    assert torch.equal(outcome.maps["unwrapped"], board["phase"] / 2)
+    assert torch.equal(outcome.maps["mask"], board["mask"])
+    assert not outcome.maps["local_mask"][0].any()
+    assert set(outcome.maps) == {"mask", "unwrapped", "r2star", "r2star_noise", "local_field", "local_mask"}
+    assert outcome.messages == ["background subtract: slow today"]
+    assert [s.gives for s in outcome.steps] == [("unwrapped",), ("r2star", "r2star_noise"), ("local_field", "mask")]
+
+
+def test_a_second_run_computes_nothing_and_says_the_same(protocol, board, tmp_path):
+    first = execute(protocol, board, Store(tmp_path))
+    calls.clear()
+    second = execute(protocol, board, Store(tmp_path))
+    assert calls == []
+    assert all(step.cached for step in second.steps)
+    assert second.messages == first.messages
+    assert all(torch.equal(first.maps[name], second.maps[name]) for name in first.maps)
+
+
+def test_only_what_changed_is_made_again(protocol, board, tmp_path):
+    execute(protocol, board, Store(tmp_path))
+    calls.clear()
+    changed = Protocol("toy", "", (*protocol.steps[:2], Step("background", "subtract", {"amount": 0.2})))
+    execute(changed, board, Store(tmp_path))
+    assert calls == ["background"]
+    calls.clear()
+    other = {**board, "magnitude": board["magnitude"] + 1}
+    execute(protocol, other, Store(tmp_path))
+    assert calls == ["unwrap", "relaxometry"]
+
+
+def test_new_code_is_a_new_result(protocol, board, tmp_path, monkeypatch):
+    execute(protocol, board, Store(tmp_path))
+    calls.clear()
+    monkeypatch.setattr("paradia.pipeline.store.code_version", lambda stage, source: "another")
+    execute(protocol, board, Store(tmp_path))
+    assert calls == ["unwrap", "relaxometry", "background"]
+
+
+def test_code_version_follows_the_method_and_the_layers_below(tmp_path):
+    from paradia.pipeline.store import code_version
+
+    plugin = tmp_path / "plugin.py"
+    plugin.write_text("a = 1")
+    before = code_version("inversion", str(plugin))
+    plugin.write_text("a = 2")
+    code_version.cache_clear()
+    assert code_version("inversion", str(plugin)) != before
+    assert code_version("inversion", "") != code_version("unwrap", "")
+
+
+def test_an_optional_stage_that_cannot_work_is_left_out_and_said(protocol, board):
+    board = {**board, "scan": Scan((0.004,))}
+    outcome = execute(protocol, board)
+    assert "r2star" not in outcome.maps
+    assert any("relaxometry was left out: two echoes are needed" in m for m in outcome.messages)
+
+
+def test_a_stage_that_must_work_stops_the_run(toys, board):
+    del board["total_field"]
+    with pytest.raises(InputError, match="background subtract needs total_field, and no earlier step gives it"):
+        execute(Protocol("toy", "", (Step("background", "subtract"),)), board)
+
+
+def test_progress_is_told(protocol, board, tmp_path):
+    told = []
+    execute(protocol, board, Store(tmp_path), progress=lambda step, state, value: told.append((step.stage, state)))
+    assert told[:2] == [("unwrap", "start"), ("unwrap", "done")]
+    assert ("relaxometry", "iterate") in told
+    told.clear()
+    execute(protocol, board, Store(tmp_path), progress=lambda step, state, value: told.append((step.stage, state)))
+    assert told == [("unwrap", "kept"), ("relaxometry", "kept"), ("background", "kept")]
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        (torch.zeros(SHAPE, dtype=torch.bool), MaskError, "the mask is empty"),
+        (torch.ones(3, 4, 5, dtype=torch.bool), MaskError, r"shape \(3, 4, 5\), the images \(5, 4, 3\)"),
+    ],
+)
+def test_a_bad_mask_is_refused(protocol, board, mask, error, message):
+    with pytest.raises(error, match=message):
+        execute(protocol, {**board, "mask": mask})
+
+
+def test_nan_is_refused_inside_the_mask_and_ignored_outside(protocol, board):
+    board["phase"][0, 0, 0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match="the phase holds NaN or Inf in 1 places inside the mask"):
+        execute(protocol, board)
+    board["mask"][0, 0, 0] = False
+    execute(protocol, board)
+
+
+def test_a_failed_save_leaves_nothing(protocol, board, tmp_path, monkeypatch):
+    def full(tensors, path, metadata):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("paradia.pipeline.store.save_file", full)
+    with pytest.raises(FileError, match="No space left on device.*give another output folder"):
+        execute(protocol, board, Store(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_leaves_no_half_written_result_and_goes_on(tmp_path):
+    """Killed between two steps, and in the middle of a save: only whole results remain."""
+    code = """
+import os, sys, torch
+from pathlib import Path
+from paradia.pipeline.store import Store
+import paradia.pipeline.store as store
+Store(Path(sys.argv[1])).save("whole", {"a": torch.ones(3)}, {})
+def die(tensors, path, metadata):
+    Path(path).write_bytes(b"half")
+    os.kill(os.getpid(), 9)
+store.save_file = die
+Store(Path(sys.argv[1])).save("half", {"a": torch.ones(3)}, {})
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert done.returncode == -9
+    assert [p.name for p in tmp_path.glob("*.safetensors")] == ["whole.safetensors"]
+    kept = Store(tmp_path).load("half", torch.device("cpu"))
+    assert kept is None
+    tensors, _ = Store(tmp_path).load("whole", torch.device("cpu"))
+    assert torch.equal(tensors["a"], torch.ones(3))
+
+
+def test_digest_sees_content_type_and_shape():
+    values = [torch.ones(6), torch.ones(2, 3), torch.ones(6, dtype=torch.float64), torch.zeros(6), Grid(SHAPE), Grid(SHAPE, (1, 1, 2))]
+    assert len({digest(v) for v in values}) == len(values)
+    assert digest(torch.ones(4, 3).T) == digest(torch.ones(3, 4))
+
+
+def test_key_depends_on_device_and_settings(toys):
+    keys = {
+        step_key(Step("unwrap", "half"), {"phase": "a"}, torch.device("cpu")),
+        step_key(Step("unwrap", "half"), {"phase": "a"}, torch.device("cuda")),
+        step_key(Step("unwrap", "half"), {"phase": "b"}, torch.device("cpu")),
+        step_key(Step("unwrap", "half", {"cut": 0.1}), {"phase": "a"}, torch.device("cpu")),
+    }
+    assert len(keys) == 4
+    assert step_key(Step("unwrap", "half", {"cut": 0.5}), {"phase": "a"}, torch.device("cpu")) in keys

@@ -1,0 +1,81 @@
+import pytest
+
+from paradia.errors import FileError, InputError, UnknownKnobError, UnknownMethodError, UnknownProtocolError
+from paradia.pipeline.protocol import Protocol, protocol_names
+from paradia.pipeline.step import Step
+from paradia.registry import STAGES
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_shipped_protocols_read_back_from_what_they_print(name):
+    protocol = Protocol.load(name)
+    again = Protocol.parse(protocol.toml(), name)
+    assert [(s.stage, s.method, s.settings) for s in again.steps] == [(s.stage, s.method, s.settings) for s in protocol.steps]
+    assert protocol.description
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_shipped_protocols_follow_the_order_of_the_data(name):
+    order = list(STAGES)
+    places = [order.index(step.stage) for step in Protocol.load(name).steps]
+    assert places == sorted(places)
+
+
+def test_a_file_is_a_protocol(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('description = "Mine."\n[inversion]\nmethod = "tkd"\nthreshold = 0.2\n')
+    protocol = Protocol.load(str(path))
+    assert protocol.name == "mine"
+    assert protocol.steps == (Step("inversion", "tkd", {"threshold": 0.2}),)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ('[inverison]\nmethod = "tkd"', UnknownProtocolError, "Did you mean 'inversion'"),
+        ("inversion = 3", UnknownProtocolError, "is no stage"),
+        ("[inversion]\nthreshold = 0.1", UnknownProtocolError, "names no method"),
+        ('[inversion]\nmethod = "tdk"', UnknownMethodError, "Did you mean 'tkd'"),
+        ('[inversion]\nmethod = "tkd"\ntreshold = 0.1', UnknownKnobError, "tkd has no knob 'treshold'. Did you mean 'threshold'"),
+        ("[inversion\n", FileError, "not valid TOML"),
+    ],
+)
+def test_a_protocol_that_means_nothing_is_refused(text, error, message):
+    with pytest.raises(error, match=message):
+        Protocol.parse(text, "bad")
+
+
+def test_unknown_protocol():
+    with pytest.raises(UnknownProtocolError, match="Did you mean 'consensus'"):
+        Protocol.load("consensu")
+    with pytest.raises(FileError, match="cannot read the protocol"):
+        Protocol.load("nowhere.toml")
+
+
+def test_turning_knobs():
+    protocol = Protocol.load("fast").turned(["inversion.threshold=0.25"])
+    assert protocol.steps[-2].settings["threshold"] == 0.25
+    other = Protocol.load("fast").turned(["inversion.method=tv"])
+    assert [s.method for s in other.steps if s.stage == "inversion"] == ["tv"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "message"),
+    [
+        ("inversion", InputError, "stage.knob=value"),
+        ("inversion.threshold", InputError, "stage.knob=value"),
+        ("inverison.threshold=1", UnknownProtocolError, "Did you mean 'inversion'"),
+        ("inversion.treshold=1", UnknownKnobError, "Did you mean 'threshold'"),
+    ],
+)
+def test_a_setting_that_means_nothing_is_refused(setting, error, message):
+    with pytest.raises(error, match=message):
+        Protocol.load("fast").turned([setting])
+
+
+def test_record_is_json_and_complete():
+    import json
+
+    record = json.loads(json.dumps(Protocol.load("consensus").record()))
+    assert [step["stage"] for step in record["steps"]] == [s.stage for s in Protocol.load("consensus").steps]
+    assert all(step["settings"] or step["stage"] in {"reference"} for step in record["steps"])
