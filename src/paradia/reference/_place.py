@@ -1,0 +1,36 @@
+"""Where in the head a voxel is, for references that are found and not given."""
+
+from __future__ import annotations
+
+import torch
+from scipy.ndimage import binary_opening, distance_transform_edt, label
+from torch import Tensor
+
+from paradia.grid import Grid
+
+
+def depth(mask: Tensor, grid: Grid) -> Tensor:
+    """Distance of each voxel of the mask from its edge, mm."""
+    padded = torch.nn.functional.pad(mask, (1, 1, 1, 1, 1, 1))  # the end of the image is an edge of the brain too
+    inside = distance_transform_edt(padded.cpu().numpy(), sampling=grid.voxel_size)[1:-1, 1:-1, 1:-1]
+    return torch.from_numpy(inside).to(mask.device, torch.float32)
+
+
+def from_centre(mask: Tensor, grid: Grid) -> Tensor:
+    """Distance of each voxel from the centre of mass of the mask, mm."""
+    places = mask.nonzero().float()
+    centre = places.mean(0)
+    axes = [(torch.arange(n, device=mask.device) - c) * v for n, c, v in zip(grid.shape, centre, grid.voxel_size, strict=True)]
+    x, y, z = torch.meshgrid(*axes, indexing="ij")
+    return (x.square() + y.square() + z.square()).sqrt()
+
+
+def largest_pieces(region: Tensor, count: int, *, opened: bool = False) -> Tensor:
+    """Keep the largest connected pieces of a region."""
+    array = region.cpu().numpy()
+    pieces, found = label(binary_opening(array) if opened else array)
+    if found == 0:
+        return torch.zeros_like(region)
+    labels = torch.from_numpy(pieces).to(region.device)
+    sizes = torch.bincount(labels.flatten())[1:]
+    return torch.isin(labels, sizes.argsort(descending=True, stable=True)[:count] + 1)

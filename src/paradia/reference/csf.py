@@ -1,0 +1,50 @@
+"""Ventricular cerebrospinal fluid as zero."""
+
+from __future__ import annotations
+
+from paradia.grid import Grid
+from paradia.reference._place import from_centre, largest_pieces
+from paradia.reference._shift import shift
+from paradia.types import Image, Mask, Volume
+
+CITE = "10.1002/mrm.26946"
+
+
+def csf(chi: Image, mask: Mask, grid: Grid, r2star: Volume, *, threshold: float = 5.0, radius: float = 30.0, pieces: int = 3) -> Image:
+    """Set the mean of χ over the ventricles to zero.
+
+    The ventricles are the largest pieces, near the centre of the brain, in which the signal hardly decays.
+
+    Parameters
+    ----------
+    chi
+        χ, ppm, shape (..., x, y, z).
+    mask
+        Where it holds.
+    grid
+        Its geometry.
+    r2star
+        R2*, 1/s.
+    threshold
+        R2* below which a voxel is fluid, 1/s; 3 to 8.
+    radius
+        Distance from the centre of the brain within which to look, mm.
+    pieces
+        How many connected pieces to keep.
+
+    Returns
+    -------
+    Image
+        χ, ppm, zero outside the mask.
+
+    Raises
+    ------
+    MaskError
+        No fluid was found.
+
+    References
+    ----------
+    Liu Z, Spincemaille P, Yao Y, Zhang Y, Wang Y. Magn Reson Med 2018;79:2795. DOI 10.1002/mrm.26946.
+    """
+    fluid = mask & (r2star > 0) & (r2star < threshold) & (from_centre(mask, grid) < radius)
+    return shift(chi, mask, largest_pieces(fluid, pieces), f"cerebrospinal fluid (R2* below {threshold} 1/s near the centre)")

@@ -1,0 +1,25 @@
+"""No reference."""
+
+from __future__ import annotations
+
+from paradia.types import Image, Mask
+
+CITE = ""
+
+
+def none(chi: Image, mask: Mask) -> Image:
+    """Leave χ as the inversion gave it.
+
+    Parameters
+    ----------
+    chi
+        χ, ppm, shape (..., x, y, z).
+    mask
+        Where it holds.
+
+    Returns
+    -------
+    Image
+        χ, ppm, zero outside the mask.
+    """
+    return chi * mask

@@ -1,0 +1,70 @@
+"""Deep white matter as zero."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from paradia.grid import Grid
+from paradia.reference._place import depth, largest_pieces
+from paradia.reference._shift import shift
+from paradia.types import Image, Mask, Volume
+
+CITE = ""
+
+
+def white_matter(
+    chi: Image,
+    mask: Mask,
+    grid: Grid,
+    r2star: Volume,
+    *,
+    depth_mm: float = 12.0,
+    spread: float = 0.25,
+) -> Image:
+    """Set the mean of χ over an estimate of deep white matter to zero.
+
+    An estimate, since no anatomical image is at hand: well inside the brain, the most frequent R2* is that of white matter,
+    whose χ is the lower half there. A segmentation given as `region` is better where there is one.
+
+    Parameters
+    ----------
+    chi
+        χ, ppm, shape (..., x, y, z); the estimate is made on the mean over the leading axes.
+    mask
+        Where it holds.
+    grid
+        Its geometry.
+    r2star
+        R2*, 1/s.
+    depth_mm
+        Least distance from the edge of the mask, mm.
+    spread
+        Half width of the band of R2* around its mode, as a fraction of it.
+
+    Returns
+    -------
+    Image
+        χ, ppm, zero outside the mask.
+
+    Raises
+    ------
+    MaskError
+        No white matter was found.
+    """
+    deep = mask & (depth(mask, grid) >= depth_mm) & (r2star > 0)
+    if not deep.any():
+        return shift(chi, mask, deep, f"brain deeper than {depth_mm} mm")
+    mode = _mode(r2star[deep])
+    band = deep & ((r2star - mode).abs() <= spread * mode)
+    flat = chi.reshape(-1, *chi.shape[-3:]).mean(0)
+    low = band & (flat <= flat[band].median())
+    return shift(chi, mask, largest_pieces(low, 2, opened=True), "estimate of white matter")
+
+
+def _mode(values: Tensor) -> float:
+    """Most frequent value: the middle of the shortest interval that holds a quarter of them."""
+    ordered = values.flatten().sort().values
+    quarter = max(1, ordered.numel() // 4)
+    widths = ordered[quarter:] - ordered[:-quarter]
+    start = int(widths.argmin()) if widths.numel() else 0
+    return float((ordered[start] + ordered[min(start + quarter, ordered.numel() - 1)]) / 2)
