@@ -5,13 +5,16 @@ Everything acts on the last three axes; batch axes come first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from paradia.errors import MaskError
+from paradia.errors import GeometryError, MaskError
+from paradia.grid import Grid
 
 AXES = (-3, -2, -1)
 Box = tuple[slice, slice, slice]
@@ -25,6 +28,13 @@ def rfftn(image: Tensor) -> Tensor:
 def irfftn(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
     """Invert `rfftn` for volumes of the given shape."""
     return torch.fft.irfftn(spectrum, s=tuple(shape)[-3:], dim=AXES)
+
+
+def half_mean(spectrum: Tensor, last: int) -> Tensor:
+    """Return the mean over all frequencies of a symmetric spectrum that is given as its half, the last axis being ``last`` long."""
+    planes = spectrum.mean(dim=(-3, -2))
+    twice = planes[..., 1 : (last + 1) // 2].sum(-1)  # all but zero and, on an even axis, the highest stand for two
+    return (planes.sum(-1) + twice) / last
 
 
 @lru_cache
@@ -87,3 +97,67 @@ def bounding_box(mask: Tensor, margin: int = 0) -> Box:
         box.append(slice(max(first - margin, 0), min(last + 1 + margin, mask.shape[axis])))
     x, y, z = box
     return x, y, z
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a volume around its mask, with a margin of zeros, at a size that transforms fast.
+
+    A transform is periodic, so a margin at the far end of an axis keeps both ends apart.
+    """
+
+    box: Box
+    """Bounding box of the mask in the volume."""
+    volume: tuple[int, int, int]
+    """Shape of the volume."""
+    grid: Grid
+    """Grid of the window."""
+    mask: Tensor
+    """Mask in the window."""
+
+    @classmethod
+    def around(cls, mask: Tensor, grid: Grid, margin: float = 0.0, **images: Tensor | None) -> Window:
+        """Frame a mask.
+
+        Parameters
+        ----------
+        mask
+            Voxels that count.
+        grid
+            Where the mask lives.
+        margin
+            Least distance between the mask and its periodic copies, mm.
+        images
+            What else must fit the grid, under the names to use in a message.
+
+        Raises
+        ------
+        GeometryError
+            The mask or an image does not have the shape of the grid.
+        MaskError
+            The mask is empty.
+        """
+        for name, image in {"mask": mask, **images}.items():
+            if image is not None and tuple(image.shape[-3:]) != grid.shape:
+                raise GeometryError(f"{name} has shape {tuple(image.shape)}, but the grid {grid.shape}. Bring both to one space.")
+        box = bounding_box(mask)
+        inside = mask[box]
+        framed = grid.with_shape(fast_shape(inside.shape, [math.ceil(margin / d) for d in grid.voxel_size]))
+        return cls(box, grid.shape, framed, pad(inside, framed.shape))
+
+    def take(self, image: Tensor) -> Tensor:
+        """Cut the window out of a volume, zero where the mask's box ends."""
+        return pad(image[(..., *self.box)], self.grid.shape)
+
+    def put(self, image: Tensor) -> Tensor:
+        """Lay the window back into a volume of zeros."""
+        volume = image.new_zeros((*image.shape[:-3], *self.volume))
+        volume[(..., *self.box)] = crop(image, [side.stop - side.start for side in self.box])
+        return volume
+
+
+def each(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Apply a function of one volume to every volume of a batch, so that none depends on its neighbours."""
+    if images.ndim == 3:
+        return function(images)
+    return torch.stack([function(image) for image in images.flatten(0, -4)]).unflatten(0, images.shape[:-3])

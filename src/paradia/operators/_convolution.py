@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -30,6 +29,8 @@ class Convolution(SymmetricOperator):
     ----------
     grid
         Where the images live.
+    sampler
+        From a grid to the half spectrum of the kernel on it, in double precision.
     padding
         Factor, at least 1, by which each axis is extended with zeros; sizes above 1 are rounded up to ones that
         transform fast. 1 makes the convolution periodic.
@@ -42,27 +43,21 @@ class Convolution(SymmetricOperator):
 
     kernel: Tensor
 
-    def __init__(self, grid: Grid, padding: float = 1.0) -> None:
+    def __init__(self, grid: Grid, sampler: Sampler, padding: float) -> None:
         super().__init__()
         if not (math.isfinite(padding) and padding >= 1):
             raise GeometryError(f"padding is a factor of at least 1, got {padding}. Give 2 to double the field of view.")
         self.grid = grid
+        self.sampler = sampler
         shape = grid.shape if padding == 1 else fast_shape([math.ceil(n * padding) for n in grid.shape])
         self.padded = grid.with_shape(shape)
-        self.register_buffer("kernel", self._sample(torch.float32), persistent=False)
-
-    @abstractmethod
-    def sample(self, grid: Grid) -> Tensor:
-        """Return the half spectrum of the kernel in double precision."""
-
-    def _sample(self, dtype: torch.dtype) -> Tensor:
-        return self.sample(self.padded).to(dtype)
+        self.register_buffer("kernel", sampler(self.padded).to(torch.float32), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         before = self.kernel.dtype
         super()._apply(fn, recurse)
         if self.kernel.dtype.itemsize > before.itemsize:  # casting up would keep the rounding
-            self.kernel = self._sample(self.kernel.dtype).to(self.kernel.device)
+            self.kernel = self.sampler(self.padded).to(self.kernel)
         return self
 
     def forward(self, x: Image) -> Image:

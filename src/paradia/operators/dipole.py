@@ -39,9 +39,8 @@ class Dipole(Convolution):
     Marques JP, Bowtell R. Concepts Magn Reson B 2005;25B:65-78. doi:10.1002/cmr.b.20034.
     """
 
-    def sample(self, grid: Grid) -> Tensor:
-        """Return the half spectrum of the dipole in double precision."""
-        return dipole_kernel(grid)
+    def __init__(self, grid: Grid, padding: float = 1.0) -> None:
+        super().__init__(grid, dipole_kernel, padding)
 
 
 @lru_cache(maxsize=2)

@@ -24,9 +24,8 @@ class Laplacian(Convolution):
         Factor, at least 1, by which each axis is extended with zeros before the transform.
     """
 
-    def sample(self, grid: Grid) -> Tensor:
-        """Return the half spectrum of the stencil in double precision."""
-        return laplacian_kernel(grid)
+    def __init__(self, grid: Grid, padding: float = 1.0) -> None:
+        super().__init__(grid, laplacian_kernel, padding)
 
 
 @lru_cache(maxsize=2)

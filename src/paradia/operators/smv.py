@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -42,12 +42,8 @@ class SMV(Convolution):
     def __init__(self, grid: Grid, radius: float, padding: float = 1.0) -> None:
         if not (math.isfinite(radius) and radius > 0):
             raise GeometryError(f"the radius of a sphere must be positive, got {radius} mm. Give a few voxels' length.")
-        self.__dict__["radius"] = float(radius)  # needed by `sample` before nn.Module is ready
-        super().__init__(grid, padding)
-
-    def sample(self, grid: Grid) -> Tensor:
-        """Return the half spectrum of the sphere in double precision."""
-        return sphere_kernel(grid, self.radius)
+        super().__init__(grid, partial(sphere_kernel, radius=radius), padding)
+        self.radius = radius
 
 
 @lru_cache(maxsize=2)

@@ -10,12 +10,10 @@ from torch import Tensor
 from paradia.solvers._solution import Solution
 from paradia.types import Callback
 
-Map = Callable[[Tensor], Tensor]
-
 
 def admm(
-    solve: Callable[[Sequence[Tensor]], Tensor],
-    parts: Sequence[tuple[Map, Map]],
+    solve: Callable[[Tensor], Tensor],
+    terms: Sequence[Callable[[Tensor], Tensor]],
     x0: Tensor,
     *,
     max_iter: int = 100,
@@ -24,18 +22,18 @@ def admm(
 ) -> Solution:
     r"""Minimise :math:`\sum_i g_i(K_i x)` by splitting off :math:`z_i = K_i x`.
 
-    With :math:`t_i = K_i x + u_i` the iteration needs one tensor a part: the split variable is
-    :math:`z_i = \mathrm{prox}_i(t_i)`, the scaled dual :math:`u_i = t_i - z_i`, and the next target
-    :math:`z_i - u_i = 2z_i - t_i`.
+    Each term is a callable that keeps its split variable and its scaled dual :math:`u_i`, moves both to the :math:`x` it
+    is given, :math:`z_i = \mathrm{prox}_{g_i/\rho_i}(K_i x + u_i)` and :math:`u_i \leftarrow u_i + K_i x - z_i`, and
+    returns its pull on the next one, :math:`\rho_i K_i^T(z_i - u_i)`.
 
     Parameters
     ----------
     solve
-        From the targets :math:`v_i` to :math:`\arg\min_x \sum_i \frac{\rho_i}{2}\|K_i x - v_i\|^2`.
-    parts
-        For each term :math:`K_i` and the prox of :math:`g_i/\rho_i`.
+        From the sum :math:`p` of the pulls to the next :math:`x = (\sum_i \rho_i K_i^T K_i)^{-1} p`; may overwrite it.
+    terms
+        One callable a term.
     x0
-        Where to start.
+        Where to start, in the space in which `solve` is cheap, such as the frequency domain.
     max_iter
         Most iterations to do.
     tol
@@ -53,19 +51,13 @@ def admm(
     Boyd S, Parikh N, Chu E, Peleato B, Eckstein J. Found Trends Mach Learn 2011;3:1-122. doi:10.1561/2200000016.
     """
     x = x0
-    duals: list[Tensor | float] = [0.0] * len(parts)
-    targets: list[Tensor] = []
     iteration, relative = 0, float("inf")
-    for forward, _ in parts:
-        targets.append(forward(x))
     while relative > tol and iteration < max_iter:
         iteration += 1
-        before, x = x, solve(targets)
-        for i, (forward, prox) in enumerate(parts):
-            moved = forward(x) + duals[i]
-            split = prox(moved)
-            duals[i] = moved - split
-            targets[i] = split - duals[i]
+        pull = terms[0](x)
+        for term in terms[1:]:
+            pull = pull + term(x)
+        before, x = x, solve(pull)
         relative = relative_change(x, before)
         if callback is not None:
             callback(iteration, relative)
@@ -74,5 +66,5 @@ def admm(
 
 def relative_change(now: Tensor, before: Tensor) -> float:
     r"""Return :math:`\|a - b\| / \|a\|`, zero when both are zero."""
-    change, size = float(torch.dist(now, before)), float(now.norm())
+    change, size = float(torch.linalg.vector_norm(now - before)), float(torch.linalg.vector_norm(now))
     return change / size if size else change

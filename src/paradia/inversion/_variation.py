@@ -1,0 +1,50 @@
+"""Total variation as a term for `admm`, without a temporary volume."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from paradia.grid import Grid
+
+MARGIN = 15.0
+"""Distance between the mask and its periodic copies, mm; errors at the mask change by less than a percent beyond it."""
+
+
+class Variation:
+    r"""Dual of :math:`w\|\nabla x\|_1` (the sum of the absolute slopes along the axes; periodic).
+
+    With :math:`t = \nabla x + u`, shrinking by :math:`w/\rho` leaves the new dual :math:`u' = \mathrm{clamp}(t)`
+    between :math:`\pm w/\rho` and the target :math:`t - 2u'`, so that
+    :math:`\nabla^T(z - u') = \nabla^T\nabla x + \nabla^T u - 2\nabla^T u'`: only divergences need to be kept.
+
+    Parameters
+    ----------
+    grid
+        Where the images live.
+    limit
+        :math:`w/\rho`.
+    like
+        A tensor of the device and precision to use.
+    """
+
+    def __init__(self, grid: Grid, limit: float, like: Tensor) -> None:
+        self.voxel_size = grid.voxel_size
+        self.limit = limit
+        self.dual = like.new_zeros((3, *grid.shape))
+        self.divergence = like.new_zeros(grid.shape)
+
+    def step(self, x: Tensor) -> Tensor:
+        r"""Move the dual to an image and return :math:`\nabla^T u - 2\nabla^T u'`."""
+        divergence = torch.zeros_like(x)
+        for axis, (u, size) in enumerate(zip(self.dual, self.voxel_size, strict=True)):
+            last = x.shape[axis] - 1
+            u.sub_(x, alpha=1 / size)
+            u.narrow(axis, 0, last).add_(x.narrow(axis, 1, last), alpha=1 / size)
+            u.narrow(axis, last, 1).add_(x.narrow(axis, 0, 1), alpha=1 / size)
+            u.clamp_(-self.limit, self.limit)
+            divergence.sub_(u, alpha=1 / size)
+            divergence.narrow(axis, 1, last).add_(u.narrow(axis, 0, last), alpha=1 / size)
+            divergence.narrow(axis, 0, 1).add_(u.narrow(axis, last, 1), alpha=1 / size)
+        before, self.divergence = self.divergence, divergence
+        return before.sub_(divergence, alpha=2)
