@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ for layer in ("operators", "solvers", "mask", "unwrap", "fieldmap", "background"
 import torch  # noqa: E402
 
 from paradia.grid import Grid  # noqa: E402
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers share the cores
 
 
 @pytest.fixture(scope="session")
