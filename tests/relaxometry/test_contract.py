@@ -113,7 +113,7 @@ def test_one_echo_is_too_few(name):
 @pytest.mark.parametrize(
     ("magnitude", "mask", "error", "message"),
     [
-        (torch.ones(3, *SHAPE), torch.ones(SHAPE, dtype=torch.bool), MetadataError, "3 echoes and 4 echo times .* do not fit"),
+        (torch.ones(3, *SHAPE), torch.ones(SHAPE, dtype=torch.bool), MetadataError, r"3 echoes and 4 echo times .* Give one time for each echo"),
         (torch.ones(4, *SHAPE), torch.ones(3, 3, 3, dtype=torch.bool), GeometryError, r"the mask has shape \(3, 3, 3\)"),
         (torch.ones(4, *SHAPE), torch.zeros(SHAPE, dtype=torch.bool), MaskError, "the mask is empty"),
     ],
@@ -137,5 +137,5 @@ def test_real_decays_lie_where_brain_does(shared_data):
     for fit in fits.values():
         assert 15 < fit.median() < 30
     tissue = fits["nonlinear"] < 60  # beyond that lie air, fat and the noise floor, where each goes its own way
-    assert tissue.float().mean() > 0.8
+    assert tissue.float().mean() > 0.7
     assert torch.corrcoef(torch.stack([fit[tissue] for fit in fits.values()]))[0, 1] > 0.95
