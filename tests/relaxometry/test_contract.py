@@ -113,7 +113,7 @@ def test_one_echo_is_too_few(name):
 @pytest.mark.parametrize(
     ("magnitude", "mask", "error", "message"),
     [
-        (torch.ones(3, *SHAPE), torch.ones(SHAPE, dtype=torch.bool), MetadataError, r"3 echoes and 4 echo times .* Give one time for each echo"),
+        (torch.ones(3, *SHAPE), torch.ones(SHAPE, dtype=torch.bool), MetadataError, r"3 echoes and 4 echo times .* Give one time"),
         (torch.ones(4, *SHAPE), torch.ones(3, 3, 3, dtype=torch.bool), GeometryError, r"the mask has shape \(3, 3, 3\)"),
         (torch.ones(4, *SHAPE), torch.zeros(SHAPE, dtype=torch.bool), MaskError, "the mask is empty"),
     ],
