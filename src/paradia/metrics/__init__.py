@@ -1,1 +1,1 @@
-"""Numbers that compare maps and judge runs."""
+"""How near a map is to the truth, and how good a run looks without one."""
