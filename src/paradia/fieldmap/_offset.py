@@ -1,0 +1,75 @@
+"""The phase that is there before any echo: smooth offset, and its alternation between readout directions."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from paradia.errors import ParadiaWarning
+from paradia.fieldmap._echoes import Prepared, line, wrap
+from paradia.fieldmap._smooth import local_mean, polynomial
+from paradia.grid import Grid
+
+DEGREE = 4
+"""Of the polynomial that carries most of a receiver's phase."""
+
+ALTERNATION = 0.15
+"""Rise across the head of the phase between readout directions, rad, above which a readout counts as bipolar."""
+
+Offset = Literal["smooth", "voxel", "none"]
+
+
+def remove_offset(prepared: Prepared, grid: Grid, kind: Offset, width: float, bipolar: bool | None) -> tuple[Prepared, Tensor]:
+    """Take the offset, and the alternation of bipolar readouts, out of the phase.
+
+    Returns
+    -------
+    Prepared
+        The same with phases that are proportional to echo time.
+    Tensor
+        The offset, rad, not wrapped.
+    """
+    none = torch.zeros_like(prepared.phase[0])
+    if prepared.phase.shape[0] < 2 or kind == "none":
+        return prepared, none
+    prepared = _without_alternation(prepared, bipolar)
+    _, intercept, certainty = line(prepared)
+    offset = intercept if kind == "voxel" else _smooth(intercept, certainty * prepared.mask, grid, width)
+    return prepared._replace(phase=(prepared.phase - offset) * prepared.mask), offset * prepared.mask
+
+
+def _smooth(intercept: Tensor, certainty: Tensor, grid: Grid, width: float) -> Tensor:
+    """Smooth the voxels' intercepts without letting badly unwrapped ones in.
+
+    Bias matters more than noise here: an offset wrong by a hundredth of a radian is a field wrong by more than its noise. The
+    polynomial takes what curves, and the local mean follows what is left of the receiver's phase.
+    """
+    trend = polynomial(intercept, certainty, DEGREE)
+    left = wrap(intercept - trend)
+    believable = certainty * (left.abs() < 1.5)
+    mean = local_mean(torch.polar(torch.ones_like(left), left), believable, grid.with_shape(left.shape), width)
+    return trend + mean.angle()
+
+
+def _without_alternation(prepared: Prepared, bipolar: bool | None) -> Prepared:
+    """Remove what changes sign from echo to echo when every other one is read backwards: a ramp along the readout."""
+    phase, weight, mask, times = prepared
+    echoes = phase.shape[0]
+    if bipolar is False or echoes < 3:
+        if bipolar:
+            warnings.warn(f"a bipolar readout cannot be corrected with {echoes} echoes; three are needed.", ParadiaWarning, stacklevel=2)
+        return prepared
+    sign = torch.tensor([1.0, -1.0], device=phase.device).repeat(echoes)[:echoes]
+    # Echoes weighted alike in each voxel: then one small matrix serves all, and the ramp is fitted over a million of them.
+    design = torch.stack([torch.ones_like(sign), times.flatten() / times.max(), sign], 1)
+    pick = torch.linalg.pinv(design.double())[2].to(phase)
+    alternation = torch.tensordot(pick, phase, dims=1)
+    ramp = polynomial(alternation, weight.amin(0) * mask, 1)
+    ramp = ramp - ramp[mask].mean()  # what is the same everywhere is no sign of a readout, and may be noise of the alignment
+    rise = float(ramp[mask].amax() - ramp[mask].amin())
+    if bipolar is None and rise < ALTERNATION:
+        return prepared
+    return prepared._replace(phase=(phase - sign[:, None, None, None] * ramp) * mask)
