@@ -7,14 +7,16 @@ import math
 import torch
 from torch import Tensor
 
-from paradia.background._erosion import depth
 from paradia.errors import MaskError
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
-from paradia.operators.smv import SMV
+from paradia.operators.smv import sphere_kernel
 from paradia.types import Image, LocalField, Mask
 
 CITE = "10.1016/j.neuroimage.2010.10.070"
+
+OVERHANG = 1e-4
+"""Share of a sphere that may lie outside the mask; above the rounding of a single-precision transform."""
 
 
 def vsharp(
@@ -68,28 +70,26 @@ def vsharp(
     Wu B, Li W, Guidon A, Liu C. Magn Reson Med 2012;67:137-147. doi:10.1002/mrm.23000.
     """
     window = Window.around(mask, grid, radius, total_field=total_field)
-    inside = depth(window.mask, window.grid)
+    shape = window.grid.shape
     field = window.take(total_field * mask)
-    spectrum = rfftn(field)
-    rim = 0.4 * math.hypot(*grid.voxel_size)  # a voxel counts towards a sphere from this far beyond its radius
+    spectrum, mask_spectrum = rfftn(field), rfftn(window.mask.to(field))
 
     high_pass = torch.zeros_like(field)
     kept = torch.zeros_like(window.mask)
     largest: Tensor | None = None
     for size in _radii(radius, max(radius_min, *grid.voxel_size), step):
-        fits = (inside > size + rim) & ~kept
-        if not fits.any():
-            continue
-        sphere = SMV(window.grid, size).to(field).kernel
-        largest = sphere if largest is None else largest
-        high_pass = torch.where(fits, field - irfftn(spectrum * sphere, window.grid.shape), high_pass)
-        kept = kept | fits
+        sphere = sphere_kernel(window.grid, size, field.dtype).to(field.device)
+        fits = (irfftn(mask_spectrum * sphere, shape) > 1 - OVERHANG) & window.mask & ~kept
+        if fits.any():
+            largest = sphere if largest is None else largest
+            high_pass = torch.where(fits, field - irfftn(spectrum * sphere, shape), high_pass)
+            kept = kept | fits
     if largest is None:
-        raise MaskError(f"no voxel of the mask is {radius_min} mm deep. Give a larger mask or a smaller radius_min.")
+        raise MaskError(f"no sphere of radius {radius_min} mm fits into the mask. Give a larger mask or a smaller radius_min.")
 
     share = 1 - largest
     inverse = torch.where(share.abs() > threshold, 1 / share, 0.0)
-    local = irfftn(rfftn(high_pass).mul_(inverse), window.grid.shape)
+    local = irfftn(rfftn(high_pass).mul_(inverse), shape)
     return LocalField(window.put(local * kept), window.put(kept))
 
 

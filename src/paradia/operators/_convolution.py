@@ -43,7 +43,7 @@ class Convolution(SymmetricOperator):
 
     kernel: Tensor
 
-    def __init__(self, grid: Grid, sampler: Sampler, padding: float) -> None:
+    def __init__(self, grid: Grid, sampler: Sampler, padding: float | int) -> None:
         super().__init__()
         if not (math.isfinite(padding) and padding >= 1):
             raise GeometryError(f"padding is a factor of at least 1, got {padding}. Give 2 to double the field of view.")

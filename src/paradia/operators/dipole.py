@@ -39,7 +39,7 @@ class Dipole(Convolution):
     Marques JP, Bowtell R. Concepts Magn Reson B 2005;25B:65-78. doi:10.1002/cmr.b.20034.
     """
 
-    def __init__(self, grid: Grid, padding: float = 1.0) -> None:
+    def __init__(self, grid: Grid, padding: float | int = 1) -> None:
         super().__init__(grid, dipole_kernel, padding)
 
 

@@ -24,7 +24,7 @@ class Laplacian(Convolution):
         Factor, at least 1, by which each axis is extended with zeros before the transform.
     """
 
-    def __init__(self, grid: Grid, padding: float = 1.0) -> None:
+    def __init__(self, grid: Grid, padding: float | int = 1) -> None:
         super().__init__(grid, laplacian_kernel, padding)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from paradia.errors import GeometryError
-from paradia.fft import rfftn
+from paradia.fft import pad, rfftn
 from paradia.grid import Grid
 from paradia.operators._convolution import Convolution
 
@@ -39,7 +39,7 @@ class SMV(Convolution):
     radius is only a few voxels long.
     """
 
-    def __init__(self, grid: Grid, radius: float, padding: float = 1.0) -> None:
+    def __init__(self, grid: Grid, radius: float, padding: float | int = 1) -> None:
         if not (math.isfinite(radius) and radius > 0):
             raise GeometryError(f"the radius of a sphere must be positive, got {radius} mm. Give a few voxels' length.")
         super().__init__(grid, partial(sphere_kernel, radius=radius), padding)
@@ -47,14 +47,12 @@ class SMV(Convolution):
 
 
 @lru_cache(maxsize=2)
-def sphere_kernel(grid: Grid, radius: float) -> Tensor:
-    """Sample the normalised sphere on the half spectrum of the grid, double precision; treat it as read-only."""
-    ball = sphere(grid.voxel_size, radius)
+def sphere_kernel(grid: Grid, radius: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Transform the normalised sphere to the half spectrum of the grid; treat it as read-only."""
+    ball = sphere(grid.voxel_size, radius).to(dtype)
     if any(b > n for b, n in zip(ball.shape, grid.shape, strict=True)):
         raise GeometryError(f"a sphere of radius {radius} mm does not fit into a field of view of {grid.extent} mm. Give a smaller radius.")
-    image = torch.zeros(grid.shape, dtype=torch.float64)
-    image[: ball.shape[0], : ball.shape[1], : ball.shape[2]] = ball
-    image = image.roll([-(b // 2) for b in ball.shape], dims=(0, 1, 2))
+    image = pad(ball, grid.shape).roll([-(b // 2) for b in ball.shape], dims=(0, 1, 2))
     return rfftn(image).real.contiguous()
 
 

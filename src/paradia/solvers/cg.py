@@ -53,8 +53,8 @@ def cg(
     """
     x = torch.zeros_like(right) if x0 is None else x0
     residual = right if x0 is None else right - operator(x0)
-    size = float(right.norm())
-    relative = float(residual.norm()) / size if size else 0.0
+    size = float(right.detach().norm())
+    relative = float(residual.detach().norm()) / size if size else 0.0
     direction = precondition(residual) if precondition else residual
     slope = _dot(residual, direction)
     iteration = 0
@@ -64,7 +64,7 @@ def cg(
         step = slope / _dot(direction, image)
         x = torch.addcmul(x, step, direction)
         residual = torch.addcmul(residual, -step, image)
-        relative = float(residual.norm()) / size
+        relative = float(residual.detach().norm()) / size
         better = precondition(residual) if precondition else residual
         slope, before = _dot(residual, better), slope
         direction = torch.addcmul(better, slope / before, direction)
