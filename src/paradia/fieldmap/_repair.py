@@ -38,7 +38,10 @@ def repair(prepared: Prepared, pace: Tensor) -> Tensor:
     starts = torch.stack([pace[wrong], echoes[0] / at[0]])
     candidates = torch.cat([starts, starts + turn, starts - turn])
     refined = _refine(candidates, echoes, trust, at)
-    cost = (trust * (1 - torch.cos(echoes - refined[:, None] * at))).sum(1)
+    left = echoes - refined[:, None] * at
+    cost = (trust * (1 - torch.cos(left))).sum(1)
+    # Echo times with a common measure leave exact aliases, between which only the unwrapped first echo can tell.
+    cost = cost + 0.5 * trust[0] * left[:, 0].square()
     best = cost.argmin(0, keepdim=True)
     fixed = pace.clone()
     fixed[wrong] = refined.gather(0, best)[0]
