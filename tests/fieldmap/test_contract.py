@@ -1,0 +1,205 @@
+import math
+
+import pytest
+import torch
+
+from paradia.errors import GeometryError, MaskError, MetadataError, ParadiaWarning
+from paradia.fieldmap._echoes import prepare
+from paradia.grid import Grid
+from paradia.pipeline.step import Step
+from paradia.registry import methods
+from paradia.scan import Scan
+
+GRID = Grid((44, 51, 38), (1.6, 1.2, 2.0), (0.2, -0.3, 0.93))
+EVEN = Scan((0.004, 0.012, 0.020, 0.028), 3.0)
+ODD = Scan((0.003, 0.0085, 0.0155, 0.024, 0.035), 7.0)
+every = pytest.mark.parametrize("name", methods("fieldmap"))
+
+
+def places():
+    axes = [torch.linspace(-1, 1, n) for n in GRID.shape]
+    return torch.meshgrid(*axes, indexing="ij")
+
+
+def truth(scan):
+    """A smooth field with a hot spot, a receiver's phase, a magnitude with structure, and a round mask."""
+    x, y, z = places()
+    mask = x.square() + y.square() + z.square() < 0.85
+    spot = torch.exp(-((x - 0.1).square() + (y - 0.6).square() + (z + 0.2).square()) / 0.02)
+    field = 0.15 * x * y - 0.1 * z + 0.4 * spot + 0.02 * torch.sin(9 * x) * torch.cos(8 * z)
+    offset = 1.2 * x - 0.8 * y * z + 0.9 * x.square() - 0.7 * z**3 * y + 0.4
+    amplitude = 0.8 + 0.2 * torch.sin(7 * x + 5 * y) * torch.cos(6 * z)
+    times = torch.tensor(scan.echo_times)[:, None, None, None]
+    return field, offset, amplitude * torch.exp(-25 * times), mask
+
+
+def measured(scan, snr, seed=1, alternation=None):
+    """Echoes with complex noise, unwrapped by knowing the answer: congruent to what was measured."""
+    field, offset, magnitude, mask = truth(scan)
+    times = torch.tensor(scan.echo_times)[:, None, None, None]
+    phase = offset + scan.rad_per_ppm(1.0) * field * times
+    if alternation is not None:
+        phase = phase + torch.tensor([(-1.0) ** n for n in range(len(times))])[:, None, None, None] * alternation
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.complex(*torch.randn(2, *phase.shape, generator=generator)) / snr
+    signal = torch.polar(magnitude, phase) + noise
+    turns = 2 * math.pi * ((phase - signal.angle()) / (2 * math.pi)).round()
+    return (signal.angle() + turns) * mask, signal.abs()
+
+
+def bound(scan, snr, *, free):
+    """Cramér–Rao bound of the field, ppm, for an offset that is known or free."""
+    _, _, magnitude, mask = truth(scan)
+    times = torch.tensor(scan.echo_times)[:, None, None, None]
+    weight = magnitude.square()
+    information = (weight * times.square()).sum(0)
+    if free:
+        information = information - (weight * times).sum(0).square() / weight.sum(0)
+    return (1 / snr / information.sqrt() / scan.rad_per_ppm(1.0))[mask]
+
+
+@every
+@pytest.mark.parametrize("scan", [EVEN, ODD])
+@pytest.mark.parametrize("offset", ["smooth", "voxel"])
+def test_the_fit_reaches_the_cramer_rao_bound_and_knows_its_noise(name, scan, offset):
+    field, _, _, mask = truth(scan)
+    fit = Step("fieldmap", name, {"offset": offset})(*measured(scan, 60), mask, GRID, scan)
+    error = (fit.total_field - field)[mask]
+    limit = bound(scan, 60, free=offset == "voxel")
+    assert (error / limit).square().mean().sqrt() < 1.1
+    assert abs(error.mean()) < 0.15 * limit.mean()
+    assert (fit.noise[mask] / limit).median() == pytest.approx(1, abs=0.1)
+    assert (error / fit.noise[mask]).square().mean().sqrt() == pytest.approx(1, abs=0.1)
+
+
+@every
+def test_the_noise_map_is_the_spread_of_repeats(name):
+    """Monte Carlo over noise: right within 10 %, voxel classes of bright and dark signal apart."""
+    _, _, magnitude, mask = truth(EVEN)
+    fits = [Step("fieldmap", name)(*measured(EVEN, 40, seed), mask, GRID, EVEN) for seed in range(12)]
+    spread = torch.stack([f.total_field for f in fits]).var(0)
+    given = torch.stack([f.noise for f in fits]).square().mean(0)
+    for part in (magnitude[0] < 0.7, magnitude[0] > 0.8):
+        ratio = (given[part & mask].mean() / spread[part & mask].mean()).sqrt()
+        assert ratio == pytest.approx(1, abs=0.1)
+
+
+@every
+def test_the_offset_is_found_up_to_whole_turns(name):
+    _, offset, _, mask = truth(EVEN)
+    fit = Step("fieldmap", name)(*measured(EVEN, 100), mask, GRID, EVEN)
+    error = (fit.offset - offset)[mask]
+    error = error - 2 * math.pi * (error / (2 * math.pi)).round()
+    assert error.square().mean().sqrt() < 0.005
+
+
+@every
+def test_whole_turns_of_an_echo_make_no_difference(name):
+    _, _, _, mask = truth(EVEN)
+    unwrapped, magnitude = measured(EVEN, 100)
+    turned = unwrapped + 2 * math.pi * torch.tensor([1.0, -1.0, 2.0, 0.0])[:, None, None, None] * mask
+    straight = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
+    assert torch.allclose(Step("fieldmap", name)(turned, magnitude, mask, GRID, EVEN).total_field, straight.total_field, atol=2e-5)
+
+
+@every
+def test_voxels_unwrapped_wrongly_are_mended(name):
+    field, _, _, mask = truth(EVEN)
+    unwrapped, magnitude = measured(EVEN, 80)
+    generator = torch.Generator().manual_seed(5)
+    broken = mask & (torch.rand(GRID.shape, generator=generator) < 0.01)
+    unwrapped[2:] += 2 * math.pi * broken
+    unwrapped[1] -= 2 * math.pi * (broken & (torch.rand(GRID.shape, generator=generator) < 0.5))
+    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
+    assert ((fit.total_field - field)[broken].abs() > 0.02).float().mean() < (0.02 if name == "nonlinear" else 0.05)
+
+
+@every
+@pytest.mark.parametrize("strength", [0.3, 1.5])
+def test_bipolar_readouts_are_seen_and_corrected(name, strength):
+    field, _, _, mask = truth(EVEN)
+    x, _, _ = places()
+    unwrapped, magnitude = measured(EVEN, 80, alternation=strength * x)
+    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
+    error = (fit.total_field - field)[mask]
+    assert error.std() < 1.15 * bound(EVEN, 80, free=False).square().mean().sqrt()
+    left = Step("fieldmap", name, {"bipolar": False})(unwrapped, magnitude, mask, GRID, EVEN)
+    assert (left.total_field - field)[mask].std() > 1.5 * error.std()
+
+
+def test_a_bipolar_readout_of_two_echoes_is_warned_of():
+    _, _, _, mask = truth(EVEN)
+    scan = Scan(EVEN.echo_times[:2], 3.0)
+    with pytest.warns(ParadiaWarning, match="three are needed"):
+        Step("fieldmap", "linear", {"bipolar": True})(*measured(scan, 80), mask, GRID, scan)
+
+
+@every
+def test_odd_in_the_phase_and_nothing_outside_the_mask(name):
+    _, _, _, mask = truth(EVEN)
+    unwrapped, magnitude = measured(EVEN, 60)
+    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
+    mirrored = Step("fieldmap", name)(-unwrapped, magnitude, mask, GRID, EVEN)
+    assert torch.allclose(mirrored.total_field, -fit.total_field, atol=1e-5)
+    for part in fit:
+        assert part.shape == GRID.shape
+        assert part.dtype == torch.float32
+        assert torch.isfinite(part).all()
+        assert not part[~mask].any()
+
+
+@every
+def test_axes_may_be_permuted_with_the_grid(name):
+    _, _, _, mask = truth(EVEN)
+    unwrapped, magnitude = measured(EVEN, 60)
+    order = (2, 0, 1)
+    echoes = (0, *(a + 1 for a in order))
+    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
+    turned = Step("fieldmap", name)(
+        unwrapped.permute(echoes).contiguous(), magnitude.permute(echoes).contiguous(), mask.permute(order), GRID.permute(order), EVEN
+    )
+    assert (turned.total_field - fit.total_field.permute(order)).abs().max() < 2e-4
+
+
+@every
+def test_one_echo_gives_a_field_and_its_noise(name):
+    field, offset, _, mask = truth(EVEN)
+    scan = Scan((0.02,), 3.0)
+    unwrapped, magnitude = measured(scan, 50)
+    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, scan)
+    expected = field + offset / scan.rad_per_ppm(0.02)
+    difference = (fit.total_field - expected)[mask]
+    difference = difference - difference.median()
+    assert difference.square().mean().sqrt() == pytest.approx(fit.noise[mask].square().mean().sqrt().item(), rel=0.25)
+    assert not fit.offset.any()
+
+
+@every
+def test_voxels_without_signal_have_a_number_and_large_noise(name):
+    _, _, _, mask = truth(EVEN)
+    unwrapped, magnitude = measured(EVEN, 60)
+    magnitude[:, 20:22, 25, 18] = 0
+    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
+    assert torch.isfinite(fit.total_field).all()
+    assert fit.noise[20, 25, 18] > 100 * fit.noise[mask].median()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"magnitude": torch.ones(3, *GRID.shape)}, GeometryError, "differ in shape. Give images of one scan"),
+        ({"scan": Scan((0.004, 0.008))}, MetadataError, "4 echoes and 2 echo times"),
+        ({"mask": torch.ones(3, 3, 3, dtype=torch.bool)}, GeometryError, "differ in shape"),
+        ({"mask": torch.zeros(GRID.shape, dtype=torch.bool)}, MaskError, "the mask is empty"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(change, error, message):
+    given = {
+        "unwrapped": torch.zeros(4, *GRID.shape),
+        "magnitude": torch.ones(4, *GRID.shape),
+        "mask": torch.ones(GRID.shape, dtype=torch.bool),
+        "grid": GRID,
+        "scan": EVEN,
+    }
+    with pytest.raises(error, match=message):
+        prepare(**{**given, **change})
