@@ -1,89 +1,86 @@
-"""R2* by auto-regression on linear operations (ARLO)."""
+"""R2* in closed form, by autoregression on integrals of the decay."""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from paradia.relaxometry._decay import LARGEST, decay, noise_level, signals
+from paradia.relaxometry._checks import CHUNK, check, give, noise_level
 from paradia.scan import Scan
 from paradia.types import Decay, Echoes, Mask
 
 CITE = "10.1002/mrm.25137"
 
 
-def arlo(magnitude: Echoes, mask: Mask, scan: Scan) -> Decay:
-    r"""Fit R2* in closed form, from what the signal loses between echoes and its integral between them.
+def arlo(magnitude: Echoes, mask: Mask, scan: Scan, *, maximum: float = 500.0) -> Decay:
+    r"""Fit a mono-exponential decay by autoregression on linear operations.
 
-    An exponential obeys :math:`S_0 - S_2 = R_2^* \int S\,dt`; Simpson's rule gives the integral over each three neighbouring
-    echoes, and the ratio over all of them is taken so that noise on both sides is weighed.
+    For each three neighbouring echoes, the integral of the decay :math:`y=\int S\,dt` (Simpson's rule, for any spacing) and its difference
+    :math:`x=S_0-S_2` obey :math:`x=R_2^*y`; :math:`R_2^*=\sum(xy+\beta x^2)/\sum(y^2+\beta xy)` with :math:`\beta` one third of the spacing.
 
     Parameters
     ----------
     magnitude
-        Magnitudes, shape (echo, x, y, z), at least three echoes at any spacing.
+        Magnitude of every echo, any unit.
     mask
         Voxels to fit.
     scan
-        Echo times.
+        Echo times; at least three.
+    maximum
+        Largest rate given, 1/s.
 
     Returns
     -------
     Decay
-        R2* and its standard deviation, 1/s.
+        R2* and its standard deviation, 1/s, zero outside the mask.
 
     Raises
     ------
-    InputError
-        Fewer than three echoes.
-    MetadataError, GeometryError, MaskError
-        Echo times or shapes that do not fit, or an empty mask.
+    MetadataError
+        Fewer than three echoes, or not as many as echo times.
+    GeometryError, MaskError, NonFiniteError, InputError
+        Shapes do not fit, the mask is empty, the magnitude inside it is not finite, or the maximum is not positive.
 
     Notes
     -----
-    Simpson's rule reads fast decays a little too low (0.5 % where the signal falls by 1/e from echo to echo). For equally spaced
-    echoes the bias is known in closed form and taken out here, which the paper does not.
+    Simpson's rule on an exponential is good to :math:`(R_2^*\Delta TE)^4/180`. Unequal spacing uses the parabola through the three echoes,
+    with an error of the next lower order. Noise biases rates with little signal at the last echoes; the nonlinear fit is less affected.
 
     References
     ----------
-    Pei M, Nguyen TD, Thimmappa ND, et al. Magn Reson Med 2015;73:843. DOI 10.1002/mrm.25137.
+    Pei M, et al. Algorithm for fast monoexponential fitting based on auto-regression on linear operations (ARLO) of data. Magn Reson Med
+    2015;73:843. https://doi.org/10.1002/mrm.25137
     """
-    signal = signals(magnitude, mask, scan, least=3, method="arlo")
-    times = scan.echo_times
-    with torch.enable_grad():  # the derivatives by each echo are the noise's way into the rate
-        leaf = signal.detach().requires_grad_()
-        rate = _rate(leaf, times)
-        (slopes,) = torch.autograd.grad(rate.sum(), leaf)
-    rate = rate.detach()
-    at = signal.new_tensor(times)[:, None]
-    shape = torch.exp(-rate.clamp(0, LARGEST) * at)
-    amplitude = (signal * shape).sum(0) / shape.square().sum(0)
-    sigma = noise_level(signal, amplitude * shape)
-    return decay(rate, sigma * slopes.square().sum(0).sqrt(), mask)
+    check(magnitude, mask, scan, 3, maximum)
+    signal = magnitude[:, mask]
+    times = torch.tensor(scan.echo_times, dtype=torch.float64)
+    area, drop, beta = (part.to(signal) for part in _integrals(times))
+    rates, squares, leverages = [], [], []
+    for part in signal.split(CHUNK, dim=1):
+        y, x = area @ part, drop @ part
+        numerator = (x * y + beta * x.square()).sum(0)
+        denominator = (y.square() + beta * x * y).sum(0).clamp_min(torch.finfo(part.dtype).tiny)
+        rate = numerator / denominator
+        slope = drop.T @ (y + 2 * beta * x) + area.T @ x - rate * (area.T @ (2 * y + beta * x) + drop.T @ (beta * y))
+        leverages.append((slope / denominator).square().sum(0).sqrt())
+        decay = torch.exp(-times.to(part)[:, None] * rate.clamp(0, maximum))
+        height = (decay * part).sum(0) / decay.square().sum(0).clamp_min(torch.finfo(part.dtype).tiny)
+        squares.append((part - height * decay).square().sum(0))
+        rates.append(rate)
+    sigma = noise_level(torch.cat(squares), signal.shape[0] - 2, signal[0], mask)
+    return give(torch.cat(rates), sigma * torch.cat(leverages), mask, maximum)
 
 
-def _rate(signal: Tensor, times: tuple[float, ...]) -> Tensor:
-    """Return R2* of each column."""
-    above = below = torch.zeros_like(signal[0])
-    for first, (t0, t1, t2) in enumerate(zip(times, times[1:], times[2:], strict=False)):
-        h0, h1 = t1 - t0, t2 - t1
-        span = h0 + h1
-        w0, w1, w2 = span / 6 * (2 - h1 / h0), span**3 / (6 * h0 * h1), span / 6 * (2 - h0 / h1)
-        s0, s1, s2 = signal[first : first + 3]
-        integral, loss, beta = w0 * s0 + w1 * s1 + w2 * s2, s0 - s2, span / 6
-        above = above + loss * (integral + beta * loss)
-        below = below + integral * (integral + beta * loss)
-    rate = above / below.where(below > 0, torch.ones_like(below))
-    spacings = [b - a for a, b in pairwise(times)]
-    if max(spacings) - min(spacings) < 0.01 * min(spacings):
-        rate = _without_simpsons_bias(rate, sum(spacings) / len(spacings))
-    return rate
-
-
-def _without_simpsons_bias(rate: Tensor, spacing: float) -> Tensor:
-    """Solve 3(1 − q²) = ρ(1 + 4q + q²) for the true ratio q of neighbouring echoes, ρ being rate times spacing."""
-    rho = (rate * spacing).clamp(-2.9, 2.9)  # beyond ±3 no exponential fits
-    ratio = ((9 + 3 * rho.square()).sqrt() - 2 * rho) / (3 + rho)
-    return -ratio.log() / spacing
+def _integrals(times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the matrices that give the integral and the difference over each three echoes, and the weights β."""
+    count = len(times) - 2
+    area, drop = torch.zeros(count, len(times), dtype=times.dtype), torch.zeros(count, len(times), dtype=times.dtype)
+    for i in range(count):
+        h, k = times[i + 1] - times[i], times[i + 2] - times[i + 1]
+        whole = h + k
+        area[i, i] = whole * (2 * h - k) / (6 * h)
+        area[i, i + 1] = whole**3 / (6 * h * k)
+        area[i, i + 2] = whole * (2 * k - h) / (6 * k)
+        drop[i, i], drop[i, i + 2] = 1, -1
+    beta = (times[2:] - times[:-2]) / 6
+    return area, drop, beta[:, None]

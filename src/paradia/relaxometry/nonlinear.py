@@ -1,18 +1,17 @@
-"""R2* by nonlinear least squares."""
+"""R2* by a fit of the decay itself."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from paradia.relaxometry._decay import LARGEST, decay, noise_level, signals
+from paradia.relaxometry._checks import CHUNK, check, give, noise_level
 from paradia.scan import Scan
-from paradia.types import Decay, Echoes, Mask
+from paradia.types import Callback, Decay, Echoes, Mask
 
-CITE = "10.1002/mrm.1910060305"
+CITE = "10.1002/mrm.23306"
 
-CHUNK = 1 << 15
-"""Voxels fitted at a time: few enough to stay in the processor's cache."""
+TINY = 1e-30
 
 
 def nonlinear(
@@ -20,116 +19,108 @@ def nonlinear(
     mask: Mask,
     scan: Scan,
     *,
-    rician: bool = True,
-    max_iter: int = 12,
+    rician: bool = False,
+    maximum: float = 500.0,
+    max_iter: int = 30,
     tol: float = 1e-4,
+    callback: Callback | None = None,
 ) -> Decay:
-    r"""Fit :math:`\sqrt{A^2 e^{-2 R_2^* t} + \sigma^2}` to the magnitudes by damped Gauss–Newton steps.
+    r"""Fit a mono-exponential decay by least squares.
 
-    The noise raises the magnitude of weak echoes; with the floor :math:`\sigma` in the model it does not pass for slow decay.
+    Minimises :math:`\sum_n (S_0 e^{-R_2^* TE_n} - m_n)^2` in every voxel. The height :math:`S_0` is eliminated in closed form, and the rate
+    found by damped Newton-type steps from a weighted logarithmic fit.
 
     Parameters
     ----------
     magnitude
-        Magnitudes, shape (echo, x, y, z), at least two echoes.
+        Magnitude of every echo, any unit.
     mask
         Voxels to fit.
     scan
-        Echo times.
+        Echo times; at least two.
     rician
-        Model the noise floor; needs three echoes, from which its level is told.
+        Whether to fit again with the mean that noise gives a magnitude, about :math:`\sqrt{S^2+\sigma^2}`; for weak late echoes.
+    maximum
+        Largest rate given, 1/s.
     max_iter
-        Steps at most.
+        Most steps.
     tol
-        Relative change of R2* below which a voxel is done.
+        Step, relative to the reciprocal of the last echo time, at which a voxel is done.
+    callback
+        Called after every step of a chunk of voxels.
 
     Returns
     -------
     Decay
-        R2* and its standard deviation, 1/s; with two echoes the deviation cannot be told and is zero.
+        R2* and its standard deviation, 1/s, zero outside the mask.
 
     Raises
     ------
-    InputError
-        Fewer than two echoes.
-    MetadataError, GeometryError, MaskError
-        Echo times or shapes that do not fit, or an empty mask.
+    MetadataError
+        Fewer than two echoes, or not as many as echo times.
+    GeometryError, MaskError, NonFiniteError, InputError
+        Shapes do not fit, the mask is empty, the magnitude inside it is not finite, or the maximum is not positive.
 
     References
     ----------
-    Gudbjartsson H, Patz S. Magn Reson Med 1995;34:910, on the noise of magnitudes. DOI 10.1002/mrm.1910340618.
+    Hernando D, et al. R2* mapping in the presence of macroscopic B0 field variations. Magn Reson Med 2012;68:830.
+    https://doi.org/10.1002/mrm.23306
     """
-    signal = signals(magnitude, mask, scan, least=2, method="nonlinear")
-    scale = signal.amax()
-    if scale == 0:
-        return decay(signal[0] * 0, signal[0] * 0, mask)
-    signal = signal / scale
-    times = signal.new_tensor(scan.echo_times)[:, None]
-    amplitude, rate = _in_chunks(signal, times, signal.new_zeros(()), max_iter, tol)
-    sigma = noise_level(signal, amplitude * torch.exp(-rate * times))
-    if rician and sigma > 0:
-        amplitude, rate = _in_chunks(signal, times, sigma, max_iter, tol)
-        sigma = noise_level(signal, _model(amplitude, rate, times, sigma)[0])
-    return decay(rate, sigma * _deviation(amplitude, rate, times, sigma if rician else sigma * 0), mask)
+    check(magnitude, mask, scan, 2, maximum)
+    signal = magnitude[:, mask]
+    times = torch.tensor(scan.echo_times, dtype=signal.dtype, device=signal.device)[:, None]
+    rate, information, squares = _fit(signal, times, maximum, max_iter, tol, callback)
+    sigma = noise_level(squares, signal.shape[0] - 2, signal[0], mask)
+    if rician:
+        debiased = (signal.square() - sigma.square()).clamp_min(0).sqrt()
+        rate, information, squares = _fit(debiased, times, maximum, max_iter, tol, callback)
+    return give(rate, sigma / information.clamp_min(TINY).sqrt(), mask, maximum)
 
 
-def _in_chunks(signal: Tensor, times: Tensor, floor: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
-    fits = [_fit(part, times, floor, max_iter, tol) for part in signal.split(CHUNK, dim=1)]
-    return torch.cat([a for a, _ in fits]), torch.cat([r for _, r in fits])
+def _fit(
+    signal: Tensor, times: Tensor, maximum: float, max_iter: int, tol: float, callback: Callback | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    parts = [_fit_part(part, times, maximum, max_iter, tol, callback) for part in signal.split(CHUNK, dim=1)]
+    rate, information, squares = (torch.cat(column) for column in zip(*parts, strict=True))
+    return rate, information, squares
 
 
-def _fit(signal: Tensor, times: Tensor, floor: Tensor, max_iter: int, tol: float) -> tuple[Tensor, Tensor]:
-    """Fit amplitude and rate of each column, from the weighted log-linear fit on."""
-    amplitude, rate = _log_linear(signal, times)
-    damping = torch.full_like(rate, 1e-3)
-    model, by_amplitude, by_rate = _model(amplitude, rate, times, floor)
-    cost = (signal - model).square().sum(0)
-    for _ in range(max_iter):
-        left = signal - model
-        aa, ar, rr = by_amplitude.square().sum(0), (by_amplitude * by_rate).sum(0), by_rate.square().sum(0)
-        ga, gr = (by_amplitude * left).sum(0), (by_rate * left).sum(0)
-        aa, rr = aa * (1 + damping), rr * (1 + damping)
-        determinant = (aa * rr - ar.square()).clamp_min(1e-30)
-        step = (aa * gr - ar * ga) / determinant
-        new_amplitude = amplitude + (rr * ga - ar * gr) / determinant
-        new_rate = (rate + step).clamp(0, LARGEST)
-        trial = _model(new_amplitude, new_rate, times, floor)
-        new_cost = (signal - trial[0]).square().sum(0)
-        better = new_cost <= cost
-        damping = torch.where(better, damping * 0.2, damping * 10)
-        settled = ((new_rate - rate).abs() <= tol * rate.clamp_min(1.0)) | ~better & (damping > 1e3)
-        amplitude, rate, cost = (
-            torch.where(better, new, old) for new, old in ((new_amplitude, amplitude), (new_rate, rate), (new_cost, cost))
-        )
-        if settled.all():
+def _fit_part(
+    signal: Tensor, times: Tensor, maximum: float, max_iter: int, tol: float, callback: Callback | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Variable projection: the best height belongs to every rate, and only the rate is stepped."""
+    rate = _logarithmic(signal, times).clamp(0, maximum)
+    bound = 1 / float(times[-1])
+    for iteration in range(1, max_iter + 1):
+        decay, height, rest, information = _state(rate, signal, times)
+        step = -(rest * times * decay).sum(0) * height / information.clamp_min(TINY)
+        step = torch.where(height > 0, step, 0).clamp(-bound, bound)
+        new = (rate + step).clamp(0, maximum)
+        change = float((new - rate).abs().max()) * float(times[-1])
+        rate = new
+        if callback is not None:
+            callback(iteration, change)
+        if change < tol:
             break
-        model, by_amplitude, by_rate = _model(amplitude, rate, times, floor)
-    return amplitude, rate
+    _, _, rest, information = _state(rate, signal, times)
+    return rate, information, rest.square().sum(0)
 
 
-def _log_linear(signal: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit a line to the logarithm, each echo weighted by its square: the start."""
+def _state(rate: Tensor, signal: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the decay, its best height, what is left, and the information on the rate."""
+    decay = torch.exp(-times * rate)
+    norm = decay.square().sum(0).clamp_min(TINY)
+    height = (decay * signal).sum(0) / norm
+    lean = times * decay
+    projected = lean.square().sum(0) - (lean * decay).sum(0).square() / norm
+    return decay, height, signal - height * decay, height.square() * projected
+
+
+def _logarithmic(signal: Tensor, times: Tensor) -> Tensor:
+    """Return the rate of a line through the logarithm, weighted by the squared signal."""
     weight = signal.square()
-    log = signal.clamp_min(1e-6).log()
-    total = weight.sum(0).clamp_min(1e-12)
-    mean_time, mean_log = (weight * times).sum(0) / total, (weight * log).sum(0) / total
-    centred = times - mean_time
-    slope = (weight * centred * (log - mean_log)).sum(0) / (weight * centred.square()).sum(0).clamp_min(1e-12)
-    rate = (-slope).clamp(0, LARGEST)
-    return (mean_log + rate * mean_time).exp(), rate
-
-
-def _model(amplitude: Tensor, rate: Tensor, times: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the magnitudes and their derivatives by amplitude and rate."""
-    shape = torch.exp(-rate * times)
-    bare = amplitude * shape
-    seen = (bare.square() + floor.square()).sqrt() if floor > 0 else bare
-    share = bare / seen.clamp_min(1e-12) if floor > 0 else 1.0
-    return seen, share * shape, -share * bare * times
-
-
-def _deviation(amplitude: Tensor, rate: Tensor, times: Tensor, floor: Tensor) -> Tensor:
-    """Return the standard deviation of the rate for noise of one, from the Fisher information."""
-    _, by_amplitude, by_rate = _model(amplitude, rate, times, floor)
-    aa, ar, rr = by_amplitude.square().sum(0), (by_amplitude * by_rate).sum(0), by_rate.square().sum(0)
-    return (aa / (aa * rr - ar.square()).clamp_min(1e-30)).sqrt()
+    total = weight.sum(0).clamp_min(TINY)
+    value = torch.log(signal.clamp_min(1e-12 * float(signal.max()) + TINY))
+    centre = (weight * times).sum(0) / total
+    lever = times - centre
+    return -(weight * lever * value).sum(0) / (weight * lever.square()).sum(0).clamp_min(TINY)

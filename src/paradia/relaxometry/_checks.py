@@ -1,0 +1,62 @@
+"""What both relaxation fits share: refusals, noise, and how a map is given back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from paradia.errors import GeometryError, InputError, MaskError, MetadataError, NonFiniteError
+from paradia.scan import Scan
+from paradia.types import Decay
+
+CHUNK = 1 << 16
+"""Voxels fitted at a time, few enough to stay in the cache."""
+
+
+def check(magnitude: Tensor, mask: Tensor, scan: Scan, least: int, maximum: float) -> None:
+    """Refuse what cannot be fitted."""
+    echoes = magnitude.shape[0]
+    if magnitude.shape[1:] != mask.shape:
+        raise GeometryError(
+            f"magnitude and mask differ in shape: {tuple(magnitude.shape[1:])} and {tuple(mask.shape)}. Give a mask on the grid of the echoes."
+        )
+    if len(scan.echo_times) != echoes:
+        raise MetadataError(f"the scan has {len(scan.echo_times)} echo times and the magnitude {echoes} echoes. Give one time per echo.")
+    if echoes < least:
+        raise MetadataError(f"this fit of R2* needs at least {least} echoes, got {echoes}. Leave relaxometry out, or give more echoes.")
+    if not bool(mask.any()):
+        raise MaskError("the mask is empty: no voxel is inside. Give another mask or loosen the mask step's threshold.")
+    broken = int((~torch.isfinite(magnitude) & mask).sum())
+    if broken:
+        raise NonFiniteError(f"the magnitude is NaN or Inf at {broken} places inside the mask. Take those voxels out of the mask.")
+    if not maximum > 0:
+        raise InputError(f"maximum must be a positive rate in 1/s, got {maximum}.")
+
+
+def noise_level(squares: Tensor, freedom: int, signal: Tensor, mask: Tensor) -> Tensor:
+    """Estimate the noise of the magnitude by the median over voxels of what a fit left, or from neighbours where it leaves nothing."""
+    if freedom > 0:
+        return (squares.median() / (freedom * (1 - 2 / (9 * freedom)) ** 3)).clamp_min(0).sqrt()
+    volume = torch.zeros(mask.shape, dtype=signal.dtype, device=signal.device)
+    volume[mask] = signal
+    levels = []
+    for axis in range(3):
+        n = mask.shape[axis]
+        if n < 3:
+            continue
+        parts = [volume.narrow(axis, i, n - 2) for i in range(3)]
+        whole = mask.narrow(axis, 0, n - 2) & mask.narrow(axis, 1, n - 2) & mask.narrow(axis, 2, n - 2)
+        rest = (parts[1] - 0.5 * (parts[0] + parts[2]))[whole]
+        if rest.numel():
+            levels.append(1.4826 * rest.abs().median() / 1.5**0.5)
+    return torch.stack(levels).min() if levels else signal.new_zeros(())
+
+
+def give(rate: Tensor, noise: Tensor, mask: Tensor, maximum: float) -> Decay:
+    """Return maps; a rate that noise leaves open gets the deviation of a guess between zero and the maximum."""
+    maps = []
+    for value, top in ((rate, maximum), (noise, maximum / 12**0.5)):
+        full = torch.zeros(mask.shape, dtype=rate.dtype, device=rate.device)
+        full[mask] = torch.nan_to_num(value, nan=top, posinf=top).clamp(0, top)
+        maps.append(full)
+    return Decay(*maps)
