@@ -1,1 +1,1 @@
-"""Figures and the HTML page."""
+"""One page on one run: what was done, what came out, and what to look at twice."""

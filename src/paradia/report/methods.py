@@ -1,0 +1,116 @@
+"""The methods paragraph, written from the methods' own docstrings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paradia.errors import ParadiaError
+from paradia.registry import STAGES, load
+from paradia.report.record import RunRecord, StepLike
+
+NAMES = {
+    "mask": "Masking",
+    "unwrap": "Phase unwrapping",
+    "fieldmap": "Field mapping",
+    "relaxometry": "Relaxometry",
+    "background": "Background field removal",
+    "inversion": "Dipole inversion",
+    "reference": "Referencing",
+}
+"""Names of the stages as papers have them; another stage goes by its own."""
+
+SYMBOLS = {
+    r"\chi": "χ", r"\|": "‖", r"\hat": "", r"\tilde": "", r"\lambda": "λ", r"\nabla": "∇", r"\cdot": "·", r"\le": "≤", r"\ge": "≥", r"\,": " ",
+    r"\mathrm": "", r"\pi": "π", r"\phi": "φ", r"\sum": "Σ", r"\frac": "", "{": "", "}": "", "^2": "²", "_1": "₁", "_2": "₂", "_F": "", "\\": "",
+}  # fmt: skip
+"""What is left of a formula in plain text."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What one step did, in words."""
+
+    stage: str
+    method: str
+    says: str
+    settings: str
+    references: tuple[int, ...]
+
+
+def sentences(steps: Sequence[StepLike]) -> tuple[list[Sentence], list[str]]:
+    """Say what each step did, and list the DOIs that the sentences point to, in the order of their first use."""
+    dois: list[str] = []
+    said = []
+    for step in steps:
+        own = re.split(r"[\s,;]+", step.cite.strip()) if step.cite else []
+        dois += [doi for doi in own if doi not in dois]
+        numbers = tuple(dois.index(doi) + 1 for doi in own)
+        said.append(Sentence(stage_name(step.stage), step.method, _summary(step), settings(step.settings), numbers))
+    return said, dois
+
+
+def introduction(record: RunRecord) -> str:
+    """Say what the data were."""
+    grid, scan = record.grid, record.scan
+    echoes = len(scan.echo_times)
+    times = ", ".join(f"{1000 * t:.3g}" for t in scan.echo_times)
+    size = " × ".join(f"{d:.3g}" for d in grid.voxel_size)
+    shape = " × ".join(str(n) for n in grid.shape)
+    said = f"{'Single-echo' if echoes == 1 else f'Multi-echo ({echoes} echoes)'} gradient-echo data at {scan.b0:.3g} T (echo time"
+    said += f"{'' if echoes == 1 else 's'} {times} ms; {shape} voxels of {size} mm) were processed with Paradia"
+    version = record.versions.get("paradia")
+    said += f" {version}" if version else ""
+    said += f", protocol “{record.protocol}”." if record.protocol else "."
+    along = max(range(3), key=lambda axis: abs(grid.b0_dir[axis]))
+    if abs(grid.b0_dir[along]) < 0.9999:
+        said += " The slab was oblique to B0, and this was accounted for: B0 points along ("
+        said += ", ".join(f"{b:.3f}" for b in grid.b0_dir) + ") in array axes."
+    return said
+
+
+def stage_name(stage: str) -> str:
+    """Return the name of a stage as papers have it."""
+    return NAMES.get(stage, stage.replace("_", " ").capitalize())
+
+
+def settings(values: Mapping[str, Any]) -> str:
+    """Write settings as ``name = value``, in one line."""
+    return ", ".join(f"{name} = {setting(value)}" for name, value in values.items() if value is not None)
+
+
+def setting(value: Any) -> str:
+    """Write one setting."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(setting(v) for v in value) + ")"
+    return "none" if value is None else str(value)
+
+
+def plain(text: str) -> str:
+    """Take the mark-up out of a line of a docstring."""
+    text = re.sub(r":math:`([^`]*)`", lambda found: _formula(found[1]), text)
+    text = re.sub(r":\w+:`~?([^`]*)`", r"\1", text)
+    return re.sub(r"`+", "", text).strip()
+
+
+def _formula(text: str) -> str:
+    for symbol, letter in SYMBOLS.items():
+        text = text.replace(symbol, letter)
+    return " ".join(text.split())
+
+
+def _summary(step: StepLike) -> str:
+    """Return what the method's docstring begins with, or what the stage is for."""
+    try:
+        summary = plain(load(step.stage, step.method).summary)
+    except (ParadiaError, ImportError, AttributeError):
+        summary = ""
+    if not summary and step.stage in STAGES:
+        summary = STAGES[step.stage].summary
+    return f"{summary.rstrip('.')}." if summary else "No description is available."

@@ -1,0 +1,209 @@
+"""Write the report: one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from numpy.typing import ArrayLike, NDArray
+
+from paradia.io.atomic import replacing
+from paradia.report import figures, methods
+from paradia.report.figures import LOOKS, Picture
+from paradia.report.orientation import PLANES, Layout
+from paradia.report.record import RunRecord
+
+WORDS = {"good": "good", "check": "look at it", "bad": "bad"}
+"""How verdicts are called on the page."""
+
+TITLES = {
+    "magnitude": ("Magnitude", "Each echo with the same window."),
+    "phase": ("Phase", "As measured, wrapped, its sign so that it grows with the field."),
+    "unwrapped": ("Unwrapped phase", "It should be smooth but for veins and the surroundings of air; jumps of 2π are errors."),
+    "mask": ("Mask", "Outlines on the magnitude of the first echo: orange the mask, blue where the local field holds."),
+    "total_field": ("Total field", "Background and tissue together, relative to B0."),
+    "noise": ("Field noise", "Standard deviation of the total field."),
+    "local_field": ("Local field", "What sources inside the mask make; broad light and dark areas are background that remained."),
+    "chi": ("Susceptibility χ", "Paramagnetic is bright: veins and deep grey matter."),
+    "r2star": ("R2*", "Transverse relaxation rate."),
+}
+"""Heading and what to look for, by the name of the data; the order of the page, χ apart."""
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A picture with its words."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    picture: Picture
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URI."""
+        return f"data:{self.picture.kind};base64,{base64.b64encode(self.picture.data).decode()}"
+
+
+def write_report(path: Path, record: RunRecord, maps: Mapping[str, Any], *, affine: ArrayLike | None = None) -> Path:
+    """Write the report of a run.
+
+    Parameters
+    ----------
+    path
+        Where the page goes; its folder is made. It appears whole or not at all.
+    record
+        What was run.
+    maps
+        Arrays or tensors by the names of the data; what is not there is not shown.
+    affine
+        From voxel indices to scanner coordinates, for the letters and the lie of the pictures; array axes where absent.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    FileError
+        The page cannot be written.
+    """
+    path = Path(path)
+    page = render(record, maps, affine=affine)
+    with replacing(path) as handle:
+        handle.write(page.encode())
+    return path
+
+
+def render(record: RunRecord, maps: Mapping[str, Any], *, affine: ArrayLike | None = None) -> str:
+    """Return the report as HTML."""
+    arrays = {name: _array(maps[name]) for name in (*TITLES, "local_mask") if maps.get(name) is not None}
+    mask = arrays.get("mask", np.ones(record.grid.shape)).astype(bool)
+    arrays["mask"] = mask
+    local = arrays.get("local_mask", mask).astype(bool)
+    layout = Layout(mask, record.grid.voxel_size, None if affine is None else np.asarray(affine))
+    plates = list(_plates(arrays, local, layout, record))
+    said, dois = methods.sentences(record.steps)
+    verdicts = Counter(finding.verdict for finding in record.numbers)
+    worst = next((verdict for verdict in ("bad", "check") if verdicts[verdict]), "good")
+    return _template().render(
+        record=record,
+        facts=_facts(record),
+        introduction=methods.introduction(record),
+        sentences=said,
+        dois=dois,
+        worst=worst if record.numbers else None,
+        verdicts=verdicts,
+        words=WORDS,
+        warnings=[finding for finding in record.numbers if finding.verdict != "good"],
+        chi=[plate for plate in plates if plate.name == "chi"],
+        plates=[plate for plate in plates if plate.name != "chi"],
+        histograms=list(_histograms(arrays, local)),
+        radiological=layout.planes is PLANES,
+        stage_name=methods.stage_name,
+        setting=methods.setting,
+        number=number,
+    )
+
+
+def number(value: float) -> str:
+    """Write a number as short as it stays true."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+        return text.replace("-", "−")
+    return f"{value:.1e}".replace("-", "−")
+
+
+def _plates(arrays: Mapping[str, NDArray], local: NDArray, layout: Layout, record: RunRecord) -> Iterator[Plate]:
+    """Draw what there is, in the order of the data."""
+    mask, times = arrays["mask"], record.scan.echo_times
+    for name, (title, caption) in TITLES.items():
+        if name not in arrays or (name == "mask" and "magnitude" not in arrays):
+            continue
+        look, volume = LOOKS.get(name), arrays[name]
+        if name == "mask":
+            shown = [mask] if (local == mask).all() else [mask, local]
+            picture = figures.outline(arrays["magnitude"][0], shown, layout, LOOKS["magnitude"])
+        elif look is not None and volume.ndim == 4:
+            picture = figures.echoes(volume, mask, layout, look, times)
+        else:
+            assert look is not None
+            inside = local if name in ("local_field", "chi") else mask
+            if name == "noise":
+                volume = volume * 1000
+            if name == "chi":
+                look = replace(look, window=_chi_window(volume[inside]))
+            picture = figures.strip(volume, inside, layout, look)
+        yield Plate(name, title, caption, _alt(title, picture, look), picture)
+
+
+def _alt(title: str, picture: Picture, look: figures.Look | None) -> str:
+    """Say what a picture shows to whoever cannot see it."""
+    low, high = picture.window or (0, 0)
+    unit = look.unit if look else LOOKS["magnitude"].unit
+    return f"{title}: slices through the middle of the mask, window {number(low)} to {number(high)} {unit}."
+
+
+def _chi_window(values: NDArray) -> tuple[float, float]:
+    """Return the customary −0.1 to 0.2 ppm, unless the data do not fit it at all."""
+    low, high = LOOKS["chi"].window or (-0.1, 0.2)
+    if values.size == 0:
+        return low, high
+    spread = float(np.percentile(np.abs(values[:: max(1, values.size // 200_000)]), 98))
+    if 0.03 <= spread <= 0.4:
+        return low, high
+    top = figures.round_up(spread)
+    return -top / 2, top
+
+
+def _histograms(arrays: Mapping[str, NDArray], local: NDArray) -> Iterator[Plate]:
+    """Draw how χ and R2* are distributed in the mask."""
+    if "chi" in arrays:
+        values = arrays["chi"][local]
+        low, high = _chi_window(values)
+        picture = figures.histogram(values, "χ, ppm", (-max(high, -low), max(high, -low)))
+        yield Plate("chi-histogram", "Susceptibility in the mask", "", "Histogram of susceptibility in the mask.", picture)
+    if "r2star" in arrays:
+        values = arrays["r2star"][arrays["mask"]]
+        top = figures.choose_window(values, LOOKS["r2star"])[1]
+        picture = figures.histogram(values, "R2*, 1/s", (0.0, top), "#8a3b5d")
+        yield Plate("r2star-histogram", "R2* in the mask", "", "Histogram of R2* in the mask.", picture)
+
+
+def _facts(record: RunRecord) -> dict[str, str]:
+    """Return what a reader wants to know first."""
+    grid, scan = record.grid, record.scan
+    times = [f"{1000 * t:.3g}" for t in scan.echo_times]
+    facts = {
+        "Voxels": " × ".join(str(n) for n in grid.shape),
+        "Voxel size": " × ".join(f"{d:.3g}" for d in grid.voxel_size) + " mm",
+        "Field strength": f"{scan.b0:.3g} T",
+        "Echo times" if len(times) > 1 else "Echo time": ", ".join(times) + " ms",
+        "B0 direction": "(" + ", ".join(f"{b:.3f}" for b in grid.b0_dir).replace("-", "−") + ")",
+    }
+    if record.protocol:
+        facts["Protocol"] = record.protocol
+    return facts
+
+
+def _array(value: Any) -> NDArray:
+    """Take a tensor or an array as an array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value)
+
+
+@cache
+def _template() -> Template:
+    loader = PackageLoader("paradia.report", "")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.get_template("template.html.j2")
