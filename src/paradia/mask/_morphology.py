@@ -1,0 +1,66 @@
+"""Erode, dilate and tidy masks by lengths in mm; the world beyond the field of view is taken to go on unchanged."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from paradia.grid import Grid
+
+
+def dilate(mask: Tensor, grid: Grid, radius: float) -> Tensor:
+    """Grow a mask by a radius in mm, by turns along the axes and the diagonals: nearly a ball."""
+    step = min(grid.voxel_size)
+    for turn in range(round(radius / step)):
+        moving = [axis for axis, v in enumerate(grid.voxel_size) if int((turn + 1) * step / v + 1e-6) > int(turn * step / v + 1e-6)]
+        grown = mask.clone()
+        for axis in moving:
+            source = grown if turn % 2 else mask  # growing what has grown already takes the diagonals too
+            spread = source.clone() if turn % 2 else grown
+            n = mask.shape[axis]
+            if n > 1:
+                spread.narrow(axis, 1, n - 1).logical_or_(source.narrow(axis, 0, n - 1))
+                spread.narrow(axis, 0, n - 1).logical_or_(source.narrow(axis, 1, n - 1))
+            grown = spread
+        mask = grown
+    return mask
+
+
+def erode(mask: Tensor, grid: Grid, radius: float) -> Tensor:
+    """Shrink a mask by a radius in mm, except where it leaves the field of view."""
+    return ~dilate(~mask, grid, radius)
+
+
+def opened(mask: Tensor, grid: Grid, radius: float) -> Tensor:
+    """Take away what is thinner than twice the radius."""
+    return dilate(erode(mask, grid, radius), grid, radius)
+
+
+def closed(mask: Tensor, grid: Grid, radius: float) -> Tensor:
+    """Fill what is narrower than twice the radius."""
+    return erode(dilate(mask, grid, radius), grid, radius)
+
+
+def largest(mask: Tensor) -> Tensor:
+    """Keep the largest connected piece."""
+    pieces, count = ndimage.label(mask.cpu().numpy())
+    if count < 2:
+        return mask
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return torch.from_numpy(pieces == sizes.argmax()).to(mask.device)
+
+
+def filled(mask: Tensor) -> Tensor:
+    """Fill the holes that do not reach the end of the image."""
+    pieces, count = ndimage.label(~mask.cpu().numpy())
+    if count == 0:
+        return mask
+    ends = [pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1], pieces[:, :, 0], pieces[:, :, -1]]
+    outside = np.unique(np.concatenate([end.ravel() for end in ends]))
+    reaches = np.zeros(count + 1, dtype=bool)
+    reaches[outside] = True
+    reaches[0] = False
+    return torch.from_numpy(~reaches[pieces]).to(mask.device)
