@@ -11,9 +11,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from paradia.errors import FileError, GeometryError, InputError
+from paradia.errors import FileError, GeometryError, InputError, NonFiniteError
 from paradia.io.atomic import replacing
 
 SAME_PLACE = 0.05
@@ -168,7 +170,7 @@ def _read_one(path: Path) -> Volumes:
             warnings.simplefilter("ignore")
             data = image.get_fdata(dtype=np.float32, caching="unchanged").reshape(shape, order="F")
             affine = np.array(image.affine, dtype=float)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # whatever a broken file makes nibabel raise
         raise _corrupt(path, error) from error
     affine[:3] *= TO_MM.get(_unit(image), 1.0)
     _check_affine(path, affine)
@@ -209,8 +211,10 @@ def _parse(path: Path, raw: bytes) -> nib.Nifti1Image:
             warnings.simplefilter("ignore")
             image = kind.from_bytes(raw)
             header = image.header
-            needed = int(header["vox_offset"]) + int(np.prod([int(n) for n in image.shape], dtype=object)) * header.get_data_dtype().itemsize
-    except Exception as error:  # noqa: BLE001
+            needed = (
+                int(header["vox_offset"]) + int(np.prod([int(n) for n in image.shape], dtype=object)) * header.get_data_dtype().itemsize
+            )
+    except Exception as error:  # whatever a broken file makes nibabel raise
         raise _corrupt(path, error) from error
     if needed > len(raw):
         raise FileError(f"{path} is truncated: its header promises {needed} bytes and it holds {len(raw)}. Copy or convert it again.")
@@ -236,6 +240,26 @@ def _check_affine(path: Path, affine: NDArray) -> None:
 
 def _corrupt(path: Path, error: BaseException) -> FileError:
     return FileError(f"{path} is corrupt or truncated: {error or type(error).__name__}. Copy or convert it again.")
+
+
+def read_image(path: Path | str) -> tuple[Tensor, NDArray[np.float64]]:
+    """Read one image as a tensor: (x, y, z), or (echo, x, y, z) of a 4-D file, and its affine in mm.
+
+    Raises
+    ------
+    FileError
+        The file is missing, truncated, corrupt or no NIfTI file.
+    GeometryError
+        It has too few or too many axes.
+    NonFiniteError
+        It holds NaN or Inf.
+    """
+    volumes = read(Path(path))
+    bad = int(nonfinite(volumes.data).sum())
+    if bad:
+        raise NonFiniteError(f"{path} holds NaN or Inf in {bad} voxels. Set them to a number first.")
+    data = torch.from_numpy(volumes.data)
+    return (data[0] if len(data) == 1 else data), volumes.affine
 
 
 def as_paths(paths: Path | str | Iterable[Path | str] | None) -> tuple[Path, ...]:

@@ -1,0 +1,192 @@
+"""One multi-echo acquisition, in the project's units, with a record of every conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError, PhaseError
+from paradia.grid import Grid
+from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
+from paradia.scan import Scan
+
+NEGATIVE = 1e-3
+"""Magnitudes may dip this far below zero, as a fraction of the largest, through interpolation."""
+
+
+@dataclass(frozen=True, eq=False)
+class Acquisition:
+    """Echoes with all that is needed to understand them.
+
+    Parameters
+    ----------
+    magnitude
+        Magnitudes, never negative, float32, (echo, x, y, z).
+    phase
+        Wrapped phase that grows with the field, rad, float32, (echo, x, y, z).
+    grid, scan
+        Geometry; echo times and field strength.
+    affine
+        4×4 matrix from voxel indices to scanner coordinates, mm.
+    sources
+        Files it came from.
+    notes
+        A sentence for every conversion and assumption.
+    name
+        What outputs are named after.
+    mask
+        Voxels that count, where the user gave a mask, bool, (x, y, z).
+    nonfinite
+        Where a file held NaN or Inf, now zero, bool, (x, y, z); nothing where all was finite.
+    metadata
+        What the sidecar of the first image says.
+    """
+
+    magnitude: Tensor
+    phase: Tensor
+    grid: Grid
+    scan: Scan
+    affine: NDArray[np.float64]
+    sources: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    name: str = ""
+    mask: Tensor | None = None
+    nonfinite: Tensor | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_finite(acquisition: Acquisition, mask: Tensor) -> None:
+    """Check that no NaN or Inf lay inside the mask.
+
+    Raises
+    ------
+    NonFiniteError
+        Some did; the message counts them.
+    """
+    if acquisition.nonfinite is None:
+        return
+    inside = int((acquisition.nonfinite & mask.cpu()).sum())
+    if inside:
+        raise NonFiniteError(
+            f"{inside} of the {int(mask.sum())} voxels inside the mask of {acquisition.name or 'the scan'} hold NaN or Inf. "
+            "Repair them, or leave them out of the mask."
+        )
+
+
+def load_mask(path: Path, acquisition: Acquisition) -> Tensor:
+    """Read a user's mask; what is above zero counts.
+
+    Returns
+    -------
+    Tensor
+        bool, (x, y, z).
+
+    Raises
+    ------
+    MaskError
+        It is empty, has several volumes, or holds no voxel with signal.
+    GeometryError
+        It does not lie on the grid of the images.
+    """
+    volumes = read(path)
+    if len(volumes.data) != 1:
+        raise MaskError(f"the mask {path} has {len(volumes.data)} volumes. Give one.")
+    check_same_grid(
+        Volumes(acquisition.magnitude[:1].numpy(), acquisition.affine, acquisition.sources[:1] or (Path("the images"),)), volumes
+    )
+    mask = torch.from_numpy(np.nan_to_num(volumes.data[0], nan=0.0) > 0)
+    if not mask.any():
+        raise MaskError(f"the mask {path} is empty: no voxel is above zero. Draw it again or leave it out.")
+    if not (mask & (acquisition.magnitude > 0).any(0)).any():
+        raise MaskError(
+            f"the mask {path} does not overlap the data: the magnitude is zero in all its {int(mask.sum())} voxels. Check its origin."
+        )
+    return mask
+
+
+def clean_magnitude(volumes: Volumes) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Take NaN, Inf and slight negatives out of magnitudes.
+
+    Raises
+    ------
+    InputError
+        There is no signal, or the values are no magnitudes.
+    """
+    values = np.nan_to_num(volumes.data, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low < -NEGATIVE * max(high, 0.0):
+        raise InputError(
+            f"{volumes.label} holds negative values down to {low:g} and so is no magnitude. Were magnitude and phase exchanged?"
+        )
+    if high <= 0:
+        raise InputError(f"the magnitude {volumes.label} is zero everywhere. Convert it again.")
+    if low == 0 or low > 0:
+        return values, ()
+    return np.maximum(values, 0), (f"Negative magnitudes down to {low:g} were set to zero.",)
+
+
+def geometry(volumes: Volumes, b0_dir: Sequence[float] | None, stated: str = "as stated") -> tuple[Grid, str]:
+    """Return the grid of an image and a sentence on where its B0 comes from.
+
+    Raises
+    ------
+    GeometryError
+        The affine is sheared or singular; the message names the file.
+    """
+    try:
+        grid = Grid.from_affine(volumes.shape, volumes.affine, b0_dir)
+    except GeometryError as error:
+        raise GeometryError(f"{volumes.label}: {error}") from error
+    where = "(" + ", ".join(f"{b:.4f}" for b in grid.b0_dir) + ") in array axes"
+    if b0_dir is not None:
+        return grid, f"B0 points along {where}, {stated}."
+    if not volumes.oriented:
+        return grid, f"The header gives no orientation; B0 is taken along the third axis, {where}."
+    return grid, f"B0 points along {where}, from the affine."
+
+
+def complex_to_polar(real: Volumes, imaginary: Volumes) -> tuple[Volumes, Volumes]:
+    """Turn real and imaginary parts into magnitude and phase in rad.
+
+    Raises
+    ------
+    GeometryError
+        They do not lie on one grid.
+    PhaseError
+        They do not hold as many echoes, or one is constant.
+    """
+    check_same_grid(real, imaginary)
+    if len(real.data) != len(imaginary.data):
+        raise PhaseError(
+            f"{real.label} holds {len(real.data)} echoes and {imaginary.label} holds {len(imaginary.data)}. Give both parts of every echo."
+        )
+    for part in (real, imaginary):
+        if np.ptp(part.data[np.isfinite(part.data)]) == 0:
+            raise PhaseError(f"{part.label} holds the same value everywhere. Check that it was exported.")
+    if min(real.data[np.isfinite(real.data)].min(), imaginary.data[np.isfinite(imaginary.data)].min()) >= 0:
+        raise PhaseError(
+            f"{real.label} and {imaginary.label} are nowhere negative and so cannot be real and imaginary parts. Is an offset to be subtracted?"
+        )
+    with np.errstate(invalid="ignore", over="ignore"):
+        magnitude, phase = np.hypot(real.data, imaginary.data), np.arctan2(imaginary.data, real.data)
+    bad = ~np.isfinite(real.data) | ~np.isfinite(imaginary.data)
+    magnitude[bad], phase[bad] = np.nan, np.nan
+    oriented = real.oriented and imaginary.oriented
+    return Volumes(magnitude, real.affine, real.paths, oriented), Volumes(phase, real.affine, imaginary.paths, oriented)
+
+
+def merge_nonfinite(*volumes: Volumes) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Return where any of the images is not finite, and a sentence that counts it."""
+    bad = np.logical_or.reduce([nonfinite(v.data) for v in volumes])
+    if not bad.any():
+        return None, ()
+    if bad.all():
+        raise NonFiniteError(f"{volumes[0].label} holds NaN or Inf in every voxel. Convert it again.")
+    return torch.from_numpy(bad), (f"{int(bad.sum())} voxels hold NaN or Inf; they were set to zero and may not lie inside the mask.",)

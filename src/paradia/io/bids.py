@@ -1,0 +1,286 @@
+"""Multi-echo acquisitions in a BIDS data set."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paradia.errors import FileError, InputError, MaskError, MetadataError, PhaseError, UnknownNameError, nearest
+from paradia.io.acquisition import Acquisition
+from paradia.io.loose import from_files
+from paradia.io.sidecar import read_json, stem
+
+SUFFIXES = ("MEGRE", "GRE", "T2starw")
+PARTS = {"mag": "magnitude", "phase": "phase", "real": "real", "imag": "imaginary"}
+IMAGES = (".nii", ".nii.gz")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The files of one acquisition, each part in the order of its echoes.
+
+    Parameters
+    ----------
+    name
+        Entities that all files share, such as ``sub-01_ses-1_acq-x_run-1``; outputs begin with it.
+    root
+        Root of the data set.
+    entities
+        The same, taken apart: ``sub``, ``ses``, ``acq``, ``run`` and so on.
+    magnitude, phase, real, imaginary
+        Images.
+    masks
+        Folder of derivatives that holds the user's masks.
+    """
+
+    name: str
+    root: Path
+    entities: dict[str, str]
+    magnitude: tuple[Path, ...] = ()
+    phase: tuple[Path, ...] = ()
+    real: tuple[Path, ...] = ()
+    imaginary: tuple[Path, ...] = ()
+    masks: Path | None = None
+    echoes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> str:
+        """Label of the participant."""
+        return self.entities["sub"]
+
+    @property
+    def session(self) -> str | None:
+        """Label of the session."""
+        return self.entities.get("ses")
+
+    @property
+    def complete(self) -> bool:
+        """Whether there are magnitude and phase, or real and imaginary parts."""
+        return bool((self.magnitude and self.phase) or (self.real and self.imaginary))
+
+
+def find(
+    root: Path | str,
+    subjects: Iterable[str] | None = None,
+    sessions: Iterable[str] | None = None,
+    *,
+    masks: Path | str | None = None,
+    validate: bool = True,
+) -> list[Entry]:
+    """Find the acquisitions of a data set.
+
+    Parameters
+    ----------
+    root
+        Root of the data set.
+    subjects, sessions
+        Labels to keep, with or without ``sub-`` and ``ses-``; all where not given.
+    masks
+        Folder of BIDS derivatives with a mask for every acquisition.
+    validate
+        Check that the folder looks like a BIDS data set first.
+
+    Returns
+    -------
+    list of Entry
+        In order of their names. One without phase is left out, with a warning in the log, where its session has
+        another that is complete; otherwise it is kept, and loading it fails.
+
+    Raises
+    ------
+    FileError
+        There is no such folder, or it is no BIDS data set.
+    UnknownNameError
+        A label that no subject or session has; the message offers the nearest.
+    InputError
+        There is nothing to work on.
+    """
+    folder = Path(root).absolute()
+    if not folder.is_dir():
+        raise FileError(f"there is no folder {folder}. Give the root of a BIDS data set.")
+    if validate:
+        check_dataset(folder)
+    wanted = _labels(subjects, "sub-")
+    there = sorted(p.name.removeprefix("sub-") for p in folder.glob("sub-*") if p.is_dir())
+    _check_known(wanted, there, "participant", folder)
+    kept = _labels(sessions, "ses-")
+    entries = _group(folder, list(_index(folder, wanted)), None if masks is None else Path(masks).absolute())
+    _check_known(kept, sorted({e.session for e in entries if e.session}), "session", folder)
+    entries = _worth_it([e for e in entries if kept is None or e.session in kept])
+    if not entries:
+        raise InputError(
+            f"{folder} holds no gradient-echo images that end in {', '.join('_' + s for s in SUFFIXES)}. Check the file names."
+        )
+    return entries
+
+
+def load(entry: Entry, **reading: Any) -> Acquisition:
+    """Read an acquisition.
+
+    Parameters
+    ----------
+    entry
+        What `find` found.
+    **reading
+        ``phase_units``, ``flip_sign``, ``echo_times``, ``b0``, ``b0_dir`` as in `from_files`.
+
+    Raises
+    ------
+    PhaseError
+        There is no phase, or not that of every echo.
+    MaskError
+        The folder of masks has none, or several, for this acquisition.
+    """
+    if not entry.complete:
+        found = ", ".join(p.name for p in (*entry.magnitude, *entry.phase, *entry.real, *entry.imaginary))
+        lacks = "magnitude" if entry.phase else "imaginary part" if entry.real else "real part" if entry.imaginary else "phase"
+        raise PhaseError(f"sub-{entry.subject} has no {lacks} for {entry.name}; found {found}. Export it from the scanner as well.")
+    polar = bool(entry.magnitude and entry.phase)
+    first, second = ("magnitude", "phase") if polar else ("real", "imaginary")
+    if entry.echoes[first] != entry.echoes[second]:
+        raise PhaseError(
+            f"{entry.name} has echoes {entry.echoes[first]} of the {first} and {entry.echoes[second]} of the {second} part. Add the missing files."
+        )
+    mask = None if entry.masks is None else find_mask(entry, entry.masks)
+    files = {"magnitude": entry.magnitude, "phase": entry.phase} if polar else {"magnitude": None, "phase": None}
+    parts = {} if polar else {"real": entry.real, "imaginary": entry.imaginary}
+    return from_files(files["magnitude"], files["phase"], **parts, mask=mask, name=entry.name, root=entry.root, **reading)
+
+
+def find_mask(entry: Entry, masks: Path) -> Path:
+    """Find the user's mask of an acquisition in a folder of derivatives.
+
+    Raises
+    ------
+    MaskError
+        There is none, or more than one.
+    """
+    if not masks.is_dir():
+        raise FileError(f"there is no folder {masks}. Give BIDS derivatives that hold the masks.")
+    fitting = []
+    for row in _index(masks, [entry.subject]):
+        entities = _entities(row)
+        same = all(entry.entities.get(key) == value for key, value in entities.items() if key in ("sub", "ses", "acq", "run", "rec"))
+        if same and stem(row).endswith("_mask") and row.name.endswith(IMAGES):
+            fitting.append(row)
+    if len(fitting) != 1:
+        found = ", ".join(p.name for p in fitting) or "none"
+        raise MaskError(f"{masks} should hold one _mask for {entry.name}, found {found}. Add or remove files.")
+    return fitting[0]
+
+
+def check_dataset(root: Path) -> None:
+    """Check that a folder looks like a BIDS data set.
+
+    Raises
+    ------
+    FileError
+        ``dataset_description.json`` or all subjects are missing.
+    MetadataError
+        The description lacks what BIDS requires.
+    """
+    skip = "Mend it, or run with --skip-bids-validation."
+    description = root / "dataset_description.json"
+    if not description.is_file():
+        raise FileError(f"{root} is no BIDS data set: there is no dataset_description.json. {skip}")
+    missing = {"Name", "BIDSVersion"} - read_json(description).keys()
+    if missing:
+        raise MetadataError(f"{description} lacks {' and '.join(sorted(missing))}. {skip}")
+    if not any(p.is_dir() for p in root.glob("sub-*")):
+        raise FileError(f"{root} is no BIDS data set: there is no folder sub-*. {skip}")
+
+
+def _index(root: Path, subjects: Sequence[str] | None) -> Iterator[Path]:
+    """List the data files of a data set."""
+    from bids2table import index_dataset  # late: it brings pyarrow along
+
+    include = None if subjects is None else [f"sub-{label}" for label in subjects]
+    with _plain_name(root) as plain, _quiet():
+        table = index_dataset(plain, include_subjects=include)
+    yield from (root / path for path in table.column("path").to_pylist())
+
+
+@contextmanager
+def _plain_name(root: Path) -> Iterator[Path]:
+    """Give the indexer a folder without a dot in its name; it takes no other for a data set."""
+    if root.name and "." not in root.name and not root.name.startswith("sub-"):
+        yield root
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "dataset"
+        link.symlink_to(root, target_is_directory=True)
+        yield link
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the indexer from printing; what matters is told by errors here."""
+    noisy = logging.getLogger("bids2table")
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        noisy.setLevel(level)
+
+
+def _entities(path: Path) -> dict[str, str]:
+    return {key: value for key, dash, value in (item.partition("-") for item in stem(path).split("_")) if dash}
+
+
+def _group(root: Path, paths: list[Path], masks: Path | None) -> list[Entry]:
+    """Put the files of each acquisition together."""
+    groups: dict[tuple[str, str], dict[str, list[tuple[int, Path]]]] = defaultdict(lambda: defaultdict(list))
+    shared: dict[tuple[str, str], dict[str, str]] = {}
+    for path in paths:
+        suffix = stem(path).rpartition("_")[2]
+        if suffix not in SUFFIXES or not path.name.endswith(IMAGES):
+            continue
+        entities = _entities(path)
+        part = PARTS.get(entities.pop("part", "mag"))
+        echo = entities.pop("echo", "1")
+        if part is None or not echo.isdecimal():
+            logger.warning("%s was left out: its part or echo is not known to BIDS", path)
+            continue
+        key = ("_".join(f"{k}-{v}" for k, v in entities.items()), suffix)
+        groups[key][part].append((int(echo), path))
+        shared[key] = entities
+    names = [name for name, _ in groups]
+    entries = []
+    for key, parts in sorted(groups.items()):
+        name = key[0] if names.count(key[0]) == 1 else f"{key[0]}_{key[1]}"
+        rows = {part: sorted(files) for part, files in parts.items()}
+        files = {part: tuple(path for _, path in row) for part, row in rows.items()}
+        numbers = {part: tuple(echo for echo, _ in row) for part, row in rows.items()}
+        entries.append(Entry(name, root, shared[key], **files, masks=masks, echoes=numbers))
+    return entries
+
+
+def _worth_it(entries: list[Entry]) -> list[Entry]:
+    """Leave out what lacks phase where the session has a complete acquisition."""
+    served = {(e.subject, e.session) for e in entries if e.complete}
+    for entry in entries:
+        if not entry.complete and (entry.subject, entry.session) in served:
+            logger.warning("%s was left out: it has no phase", entry.name)
+    return [e for e in entries if e.complete or (e.subject, e.session) not in served]
+
+
+def _labels(labels: Iterable[str] | None, prefix: str) -> list[str] | None:
+    given = [label.removeprefix(prefix) for label in labels or ()]
+    return given or None
+
+
+def _check_known(wanted: Sequence[str] | None, there: Sequence[str], kind: str, root: Path) -> None:
+    for label in wanted or ():
+        if label not in there:
+            hint = nearest(label, there)
+            hint = hint if hint.startswith("Did") or len(there) <= 12 else f"There are {len(there)}, from {there[0]} to {there[-1]}."
+            raise UnknownNameError(f"there is no {kind} {label!r} in {root}. {hint}")

@@ -1,0 +1,165 @@
+"""Loose NIfTI files, with or without sidecars, to an acquisition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from paradia.errors import GeometryError, InputError, PhaseError
+from paradia.io.acquisition import Acquisition, clean_magnitude, complex_to_polar, geometry, load_mask, merge_nonfinite
+from paradia.io.nifti import Volumes, as_paths, check_same_grid, read
+from paradia.io.phase import to_radians
+from paradia.io.sidecar import direction, scan_from, sidecar_of, stem
+
+Paths: TypeAlias = Path | str | Iterable[Path | str] | None
+
+
+def from_files(
+    magnitude: Paths,
+    phase: Paths,
+    *,
+    real: Paths = None,
+    imaginary: Paths = None,
+    echo_times: Sequence[float] | None = None,
+    b0: float | None = None,
+    b0_dir: Sequence[float] | None = None,
+    phase_units: str | None = None,
+    flip_sign: bool = False,
+    mask: Path | str | None = None,
+    name: str | None = None,
+    root: Path | None = None,
+    need_phase: bool = True,
+) -> Acquisition:
+    """Read an acquisition and convert it to the project's units and signs.
+
+    Parameters
+    ----------
+    magnitude, phase
+        One 4-D file with the echo last, or one 3-D file an echo, in order. Without magnitudes all voxels weigh the same.
+    real, imaginary
+        The same for real and imaginary parts, instead of magnitude and phase.
+    echo_times
+        s; from the sidecars where not given.
+    b0
+        Field strength, T; from the sidecars where not given.
+    b0_dir
+        Direction of B0 in array axes; from the sidecar or the affine where not given.
+    phase_units
+        Encoding of the phase where it cannot be told; see `paradia.io.phase`.
+    flip_sign
+        Phase falls with the field in these files: turn its sign.
+    mask
+        The user's own mask.
+    name
+        What outputs are named after; from the file names where not given.
+    root
+        Root of the BIDS data set whose higher sidecars hold too.
+    need_phase
+        Without it, magnitudes alone will do, for relaxometry; the phase is zero then.
+
+    Raises
+    ------
+    PhaseError
+        There is no phase, it is constant, or its encoding cannot be told.
+    GeometryError, MetadataError, MaskError, FileError, InputError
+        As the readers of each part say.
+    """
+    given = {key: as_paths(value) for key, value in zip(_KINDS, (magnitude, phase, real, imaginary), strict=True)}
+    read_in, metadata_paths, notes = _read(given, need_phase)
+    first = read_in["magnitude"] if "magnitude" in read_in else read_in["phase"]
+    label = first.label
+    sidecars = [sidecar_of(path, root) for path in metadata_paths]
+    phase_sidecar = sidecar_of(given["phase"][0], root) if given["phase"] else {}
+    scan, scan_notes = scan_from(sidecars, label, len(first.data), echo_times=echo_times, b0=b0)
+    from_sidecar = direction(sidecars[0], label) if b0_dir is None else None
+    grid, where = geometry(first, b0_dir if b0_dir is not None else from_sidecar, "as stated" if b0_dir is not None else "from B0_dir")
+    bad, bad_notes = merge_nonfinite(*read_in.values())
+    strength, strength_notes = _magnitude(read_in, first)
+    angle, phase_notes = _phase(read_in, first, phase_units, phase_sidecar, flip_sign)
+    if bad is not None:
+        strength[:, bad.numpy()] = 0
+        angle[:, bad.numpy()] = 0
+    acquisition = Acquisition(
+        magnitude=torch.from_numpy(strength),
+        phase=torch.from_numpy(angle),
+        grid=grid,
+        scan=scan,
+        affine=first.affine,
+        sources=tuple(path for key in _KINDS for path in given[key]),
+        notes=(*notes, *phase_notes, *strength_notes, *bad_notes, *scan_notes, where),
+        name=name if name is not None else _common_name(first.paths),
+        nonfinite=bad,
+        metadata=dict(sidecars[0]),
+    )
+    if mask is None:
+        return acquisition
+    return replace(acquisition, mask=load_mask(Path(mask), acquisition), sources=(*acquisition.sources, Path(mask)))
+
+
+_KINDS = ("magnitude", "phase", "real", "imaginary")
+
+
+def _read(given: Mapping[str, tuple[Path, ...]], need_phase: bool) -> tuple[dict[str, Volumes], tuple[Path, ...], tuple[str, ...]]:
+    """Read what is given as magnitude and phase; also return the files whose sidecars count."""
+    if given["real"] or given["imaginary"]:
+        if not (given["real"] and given["imaginary"]):
+            raise PhaseError("real and imaginary parts are needed both, and only one of them is given. Give the other too.")
+        if given["magnitude"] or given["phase"]:
+            raise InputError("give magnitude and phase, or real and imaginary parts, not both.")
+        magnitude, phase = complex_to_polar(read(given["real"]), read(given["imaginary"]))
+        note = "Magnitude and phase were computed from real and imaginary parts."
+        return {"magnitude": magnitude, "phase": phase}, given["real"], (note,)
+    if not given["phase"] and (need_phase or not given["magnitude"]):
+        found = ", ".join(str(path) for path in given["magnitude"]) or "no magnitude either"
+        raise PhaseError(f"there is no phase, only {found}. Export the phase images from the scanner as well.")
+    parts = {key: read(given[key]) for key in ("magnitude", "phase") if given[key]}
+    if len(parts) == 2:
+        _check_pair(parts["magnitude"], parts["phase"])
+    return parts, given["magnitude"] or given["phase"], ()
+
+
+def _check_pair(magnitude: Volumes, phase: Volumes) -> None:
+    check_same_grid(magnitude, phase)
+    if len(magnitude.data) != len(phase.data):
+        raise GeometryError(
+            f"{phase.label} holds {len(phase.data)} echoes, but {magnitude.label} holds {len(magnitude.data)}. "
+            "Give magnitude and phase of the same echoes."
+        )
+
+
+def _magnitude(parts: Mapping[str, Volumes], first: Volumes) -> tuple[np.ndarray, tuple[str, ...]]:
+    if "magnitude" in parts:
+        return clean_magnitude(parts["magnitude"])
+    return np.ones_like(first.data), ("There is no magnitude; all voxels weigh the same.",)
+
+
+def _phase(
+    parts: Mapping[str, Volumes], first: Volumes, units: str | None, sidecar: Mapping[str, Any], flip_sign: bool
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Convert the phase to radians that grow with the field."""
+    if "phase" not in parts:
+        return np.zeros_like(first.data), ("There is no phase.",)
+    computed = "magnitude" in parts and parts["phase"].affine is parts["magnitude"].affine
+    if computed:
+        phase, notes = np.nan_to_num(parts["phase"].data, nan=0.0), ()
+    else:
+        stated = sidecar.get("PhaseUnits", sidecar.get("Units"))
+        said = str(stated) if stated is not None else None
+        phase, note = to_radians(parts["phase"].data, parts["phase"].label, units=units, sidecar_units=said)
+        notes = (note,)
+    if not flip_sign:
+        return phase, notes
+    return -phase, (*notes, "The sign of the phase was turned, so that it grows with the field.")
+
+
+def _common_name(paths: Sequence[Path]) -> str:
+    """Name an acquisition after its files: BIDS entities without echo and part, or the name of the first file."""
+    name = stem(paths[0])
+    if not name.startswith("sub-"):
+        return name
+    return "_".join(item for item in name.split("_")[:-1] if item.partition("-")[0] not in ("echo", "part"))
