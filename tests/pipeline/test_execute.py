@@ -161,10 +161,15 @@ def test_a_bad_mask_is_refused(protocol, board, mask, error, message):
 
 def test_nan_is_refused_inside_the_mask_and_ignored_outside(protocol, board):
     board["phase"][0, 0, 0, 0] = torch.nan
-    with pytest.raises(NonFiniteError, match="the phase holds NaN or Inf in 1 places inside the mask"):
+    with pytest.raises(NonFiniteError, match="holds NaN or Inf in 1 of the 60 voxels of the mask"):
         execute(protocol, board)
+    board["phase"][0, 0, 0, 0] = 0
+    invalid = torch.zeros(SHAPE, dtype=torch.bool)
+    invalid[0, 0, 0] = True
+    with pytest.raises(NonFiniteError, match="holds NaN or Inf in 1 of the 60 voxels of the mask"):
+        execute(protocol, {**board, "invalid": invalid})
     board["mask"][0, 0, 0] = False
-    execute(protocol, board)
+    execute(protocol, {**board, "invalid": invalid})
 
 
 def test_a_failed_save_leaves_nothing(protocol, board, tmp_path, monkeypatch):

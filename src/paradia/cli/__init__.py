@@ -11,8 +11,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     What is the user's to mend is told in a sentence; anything else is a bug and keeps its traceback.
     """
-    from paradia.cli.app import app  # noqa: PLC0415  (so that importing the package stays free)
-    from paradia.errors import ParadiaError  # noqa: PLC0415
+    from paradia.cli.app import app
+    from paradia.errors import ParadiaError
 
     warnings.showwarning = _show_warning
     try:

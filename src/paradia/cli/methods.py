@@ -13,8 +13,8 @@ def methods(stage: str | None = None, /) -> None:
     stage
         Only this stage.
     """
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for heading in ("stage", "method", "what it does"):

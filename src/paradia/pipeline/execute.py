@@ -71,7 +71,8 @@ def execute(
     protocol
         The steps. Those of the mask stage are left out when the board holds a ``mask``.
     board
-        The data: ``phase`` and ``magnitude`` (echo, x, y, z), ``grid``, ``scan``, and a ``mask`` or a ``region`` where given.
+        The data: ``phase`` and ``magnitude`` (echo, x, y, z), ``grid``, ``scan``; a ``mask`` or a ``region`` where given; and
+        ``invalid``, voxels whose values the files did not hold, which a given mask may not contain and a found one loses.
     store
         Where results are kept and looked for; nothing is kept without one.
     device
@@ -86,11 +87,12 @@ def execute(
     """
     device = torch.device(device)
     data = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in board.items()}
-    digests = {name: digest(value) for name, value in data.items()}
+    invalid = data.pop("invalid", None)
     outcome = Outcome(maps={"mask": data["mask"]} if "mask" in data else {})
     if "mask" in data:
         protocol = protocol.without(["mask"])
-        _check_mask(data)
+        _check_mask(data, invalid)
+    digests = {name: digest(value) for name, value in data.items()}
     for step in protocol.steps:
         try:
             given, record, key = _one(step, data, digests, store, device, progress or _silent, outcome.messages)
@@ -100,12 +102,16 @@ def execute(
             outcome.messages.append(f"{step.stage} was left out: {error}")
             (progress or _silent)(step, "skipped", 0.0)
             continue
+        if step.stage == "mask" and invalid is not None and (given["mask"] & invalid).any():
+            outcome.messages.append(f"{int((given['mask'] & invalid).sum())} voxels that hold NaN or Inf were taken out of the mask.")
+            given["mask"] = given["mask"] & ~invalid
         data |= given
         digests |= {name: f"{key}/{name}" for name in given}
         outcome.steps.append(record)
         outcome.maps |= {("local_mask" if name == "mask" and step.stage != "mask" else name): value for name, value in given.items()}
         if step.stage == "mask":
             _check_mask(data)
+            digests["mask"] = digest(data["mask"])
     return outcome
 
 
@@ -146,19 +152,23 @@ def _one(
     return given, record, key
 
 
-def _check_mask(data: Mapping[str, Any]) -> None:
+def _check_mask(data: Mapping[str, Any], invalid: Tensor | None = None) -> None:
     """Refuse a mask that is empty, of another shape, or over voxels without numbers."""
     mask, grid = data["mask"], data["grid"]
     if tuple(mask.shape) != grid.shape:
         raise MaskError(f"the mask has shape {tuple(mask.shape)}, the images {grid.shape}. Resample the mask to the images.")
     if not mask.any():
         raise MaskError("the mask is empty: no voxel is inside. Give another mask or another method for the mask stage.")
+    unknown = torch.zeros_like(mask) if invalid is None else invalid
     for name in ("phase", "magnitude"):
-        broken = int((~torch.isfinite(data[name][:, mask])).sum()) if name in data else 0
-        if broken:
-            raise NonFiniteError(
-                f"the {name} holds NaN or Inf in {broken} places inside the mask. Mask those voxels out or repair the image."
-            )
+        if name in data:
+            unknown = unknown | ~torch.isfinite(data[name]).all(0)
+    broken = int((unknown & mask).sum())
+    if broken:
+        raise NonFiniteError(
+            f"phase or magnitude holds NaN or Inf in {broken} of the {int(mask.sum())} voxels of the mask. "
+            "Leave those out of the mask, or repair the images."
+        )
 
 
 def _silent(step: Step, state: str, value: float) -> None:

@@ -38,7 +38,9 @@ class Step:
         for name in self.knobs:
             if name not in known:
                 raise UnknownKnobError(f"{self.method} has no knob {name!r}. {nearest(name, known)}")
-        object.__setattr__(self, "knobs", dict(self.knobs))
+        # TOML knows lists, signatures have tuples; one and the same setting must have one and the same key.
+        frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in self.knobs.items()}
+        object.__setattr__(self, "knobs", frozen)
 
     @property
     def loaded(self) -> Method:

@@ -1,0 +1,84 @@
+"""``paradia qsm``: one scan from loose files."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from paradia.cli.job import Job, open_output, pick_device, process
+from paradia.cli.progress import Progress
+from paradia.io.loose import from_files
+from paradia.pipeline.protocol import DEFAULT, Protocol
+
+
+def qsm(
+    magnitude: Path,
+    phase: Path,
+    out: Path,
+    /,
+    *,
+    echo_times: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
+    b0: float | None = None,
+    b0_dir: tuple[float, float, float] | None = None,
+    more_magnitude: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    more_phase: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    mask: Path | None = None,
+    phase_units: str | None = None,
+    flip_sign: bool = False,
+    protocol: str = DEFAULT,
+    set: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    device: str = "auto",
+) -> int:
+    """Map one scan from loose NIfTI files.
+
+    Parameters
+    ----------
+    magnitude
+        Magnitude, 3-D for one echo or 4-D with the echoes last.
+    phase
+        Phase in the same layout.
+    out
+        Folder for maps, sidecars and the report.
+    echo_times
+        Echo times, s; read from the JSON beside the images where there is one.
+    b0
+        Field strength, T; read from the JSON beside the images where there is one.
+    b0_dir
+        Direction of B0 in array axes, where the affine does not tell it.
+    more_magnitude
+        Magnitudes of the further echoes, where each is a file of its own.
+    more_phase
+        Phases of the further echoes, likewise.
+    mask
+        Brain mask; replaces the mask stage.
+    phase_units
+        Encoding of the phase where it cannot be told: ``rad``, ``0-2pi``, ``siemens``, or ``MIN:MAX``.
+    flip_sign
+        Phase falls with the field in these data: turn its sign.
+    protocol
+        A protocol that ships with Paradia (``paradia protocol list``), or a TOML file.
+    set
+        Knobs to turn, each as ``stage.knob=value``; ``stage.method=name`` exchanges the method.
+    device
+        ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the best there is.
+    """
+    plan = Protocol.load(protocol).turned(set or ())
+    acquisition = from_files(
+        [magnitude, *(more_magnitude or [])],
+        [phase, *(more_phase or [])],
+        echo_times=echo_times,
+        b0=b0,
+        b0_dir=b0_dir,
+        phase_units=phase_units,
+        flip_sign=flip_sign,
+        mask=mask,
+    )
+    job = Job(plan, out, pick_device(device), shlex.join(["paradia", *sys.argv[1:]]))
+    with open_output(out), Progress() as progress:
+        report, _ = process(acquisition, job, progress)
+    progress.say(f"[green]✓[/] {report}")
+    return 0

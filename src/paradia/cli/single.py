@@ -1,0 +1,203 @@
+"""``paradia STAGE METHOD``: a single step, its options made from the method's signature and docstring.
+
+A module-level `__getattr__` builds each command when it is asked for, so that a method is imported only then.
+"""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import numpy as np
+import torch
+from cyclopts import Parameter
+
+from paradia.cli.job import pick_device, versions
+from paradia.cli.progress import Progress
+from paradia.errors import InputError
+from paradia.grid import Grid
+from paradia.io.acquisition import Acquisition
+from paradia.io.derivatives import OUTPUTS, save_map
+from paradia.io.loose import from_files
+from paradia.io.nifti import Volumes, check_same_grid, read
+from paradia.pipeline.execute import execute
+from paradia.pipeline.protocol import Protocol
+from paradia.pipeline.step import Step
+from paradia.registry import Method, load
+
+RAW = ("magnitude", "phase")
+"""Data that come from the scanner and are converted on the way in."""
+
+GEOMETRY = ("grid", "scan")
+"""Data that are not images."""
+
+Files = Annotated[list[Path], Parameter(consume_multiple=True)]
+
+
+def __getattr__(name: str) -> Callable[..., int]:
+    """Build the command ``stage__method``."""
+    stage, separator, method = name.partition("__")
+    if not separator or name.startswith("__"):
+        raise AttributeError(name)
+    return _command(load(stage, method))
+
+
+def _command(method: Method) -> Callable[..., int]:
+    """Turn a method into a command with a signature and a docstring of its own."""
+    images = [name for name in method.takes if name not in GEOMETRY]
+    hints = get_type_hints(method.function)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("out", inspect.Parameter.POSITIONAL_ONLY, annotation=Annotated[Path, Parameter(help=_OUT)])]
+    for name in images:
+        needed = name in method.needs
+        kind: Any = Files if name in RAW else Path
+        text = f"File of the {_described(name)}."
+        parameters.append(
+            inspect.Parameter(
+                name,
+                keyword,
+                annotation=Annotated[kind if needed else kind | None, Parameter(help=text)],
+                default=inspect.Parameter.empty if needed else None,
+            )
+        )
+    parameters += [
+        inspect.Parameter(name, keyword, annotation=Annotated[kind, Parameter(help=text)], default=default)
+        for name, kind, text, default in _COMMON
+        if name in ("b0_dir", "device")
+        or (name in ("echo_times", "b0") and "scan" in method.takes)
+        or ("phase" in images and name in _PHASE)
+    ]
+    parameters += [
+        inspect.Parameter(p.name, keyword, annotation=hints[p.name], default=p.default)
+        for p in method.parameters
+        if p.kind is p.KEYWORD_ONLY and p.name != "callback"
+    ]
+    parameters.sort(key=lambda p: (p.kind is keyword, p.default is not p.empty))
+
+    def command(*args: Any, **given: Any) -> int:
+        return _run(method, Path(args[0]), given)
+
+    command.__name__ = method.name
+    command.__doc__ = method.function.__doc__
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _offered(name: str, method: Method) -> bool:
+    """Whether a common option means something to a method."""
+    if name in ("echo_times", "b0"):
+        return "scan" in method.takes
+    return name not in _PHASE or "phase" in method.takes
+
+
+def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
+    """Read the data, run the step, write what it gives."""
+    if not out.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"the result is a NIfTI file, got {out}. Give a name that ends in .nii.gz.")
+    knobs = {name: given[name] for name in method.knobs if name in given}
+    board, affine = _read(method, given)
+    protocol = Protocol(f"{method.stage} {method.name}", "", (Step(method.stage, method.name, knobs),))
+    with Progress() as progress:
+        device = pick_device(given.get("device") or "auto")
+        outcome = execute(protocol, board, device=device, progress=progress)
+        record = outcome.steps[0] if outcome.steps else None
+        if record is None:
+            raise InputError(outcome.messages[-1])
+        for message in outcome.messages:
+            progress.say(message)
+        sidecar = {
+            "EstimationAlgorithm": f"{record.stage}/{record.method}",
+            "Parameters": record.settings,
+            "DOI": record.cite,
+            "Sources": [str(path) for path in _paths(method, given)],
+            "Command": shlex.join(["paradia", *sys.argv[1:]]),
+            "SoftwareVersions": versions(),
+        }
+        for place, name in enumerate(record.gives):
+            path = out if place == 0 else _beside(out, name)
+            value = outcome.maps["local_mask" if name == "mask" and method.stage != "mask" else name]
+            save_map(path, name, value.cpu(), affine, sidecar)
+            progress.say(f"[green]✓[/] {path}")
+    return 0
+
+
+def _read(method: Method, given: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+    """Put the data that were given on a board; all images lie on one grid."""
+    board: dict[str, Any] = {}
+    first: Volumes | None = None
+    if any(given.get(name) for name in RAW):
+        acquisition = _acquisition(given)
+        board |= {name: getattr(acquisition, name) for name in (*RAW, *GEOMETRY)}
+        if acquisition.nonfinite is not None:
+            board["invalid"] = acquisition.nonfinite
+        first = Volumes(acquisition.magnitude.numpy(), acquisition.affine, acquisition.sources)
+    for name in method.takes:
+        if name in (*GEOMETRY, *RAW) or given.get(name) is None:
+            continue
+        volumes = read(given[name])
+        check_same_grid(first or volumes, volumes)
+        first = first or volumes
+        image = torch.from_numpy(volumes.data if name == "unwrapped" else volumes.data[0])
+        board[name] = image > 0 if name in ("mask", "region") else image
+    if first is None:
+        raise InputError(f"{method.stage} {method.name} was given no image. See paradia {method.stage} {method.name} --help.")
+    board.setdefault("grid", Grid.from_affine(first.shape, first.affine, given.get("b0_dir")))
+    return board, first.affine
+
+
+def _acquisition(given: dict[str, Any]) -> Acquisition:
+    return from_files(
+        given.get("magnitude"),
+        given.get("phase"),
+        echo_times=given.get("echo_times"),
+        b0=given.get("b0"),
+        b0_dir=given.get("b0_dir"),
+        phase_units=given.get("phase_units"),
+        flip_sign=bool(given.get("flip_sign")),
+        need_phase="phase" in given,
+    )
+
+
+def _paths(method: Method, given: dict[str, Any]) -> list[Path]:
+    """List the files that were given."""
+    paths: list[Path] = []
+    for name in method.takes:
+        value = given.get(name)
+        if name not in GEOMETRY and value is not None:
+            paths += value if isinstance(value, list) else [value]
+    return paths
+
+
+def _beside(out: Path, name: str) -> Path:
+    """Name a further result after the first."""
+    suffix = ".nii.gz" if out.name.endswith(".nii.gz") else ".nii"
+    return out.with_name(f"{out.name.removesuffix(suffix)}_{name}{suffix}")
+
+
+def _described(name: str) -> str:
+    return f"{OUTPUTS[name].description}, {OUTPUTS[name].units}" if name in OUTPUTS else name.replace("_", " ")
+
+
+_OUT = "NIfTI file for the result; further results are written beside it, their names appended."
+
+_PHASE = ("phase_units", "flip_sign")
+
+_Numbers = Annotated[list[float] | None, Parameter(consume_multiple=True)]
+
+_COMMON: list[tuple[str, Any, str, Any]] = [
+    (
+        "echo_times",
+        Annotated[list[float] | None, Parameter(consume_multiple=True)],
+        "Echo times, s; read from the JSON beside the images.",
+        None,
+    ),
+    ("b0", float | None, "Field strength, T; read from the JSON beside the images.", None),
+    ("b0_dir", tuple[float, float, float] | None, "Direction of B0 in array axes, where the affine does not tell it.", None),
+    ("phase_units", str | None, "Encoding of the phase where it cannot be told: rad, 0-2pi, siemens, or MIN:MAX.", None),
+    ("flip_sign", bool, "Phase falls with the field in these data: turn its sign.", False),
+    ("device", str, "cpu, cuda, cuda:1, or auto for the best there is.", "auto"),
+]
