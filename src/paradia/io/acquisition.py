@@ -172,7 +172,8 @@ def complex_to_polar(real: Volumes, imaginary: Volumes) -> tuple[Volumes, Volume
             raise PhaseError(f"{part.label} holds the same value everywhere. Check that it was exported.")
     if min(real.data[np.isfinite(real.data)].min(), imaginary.data[np.isfinite(imaginary.data)].min()) >= 0:
         raise PhaseError(
-            f"{real.label} and {imaginary.label} are nowhere negative and so cannot be real and imaginary parts. Is an offset to be subtracted?"
+            f"{real.label} and {imaginary.label} are nowhere negative and so are no real and imaginary parts. "
+            "Subtract their offset, or give magnitude and phase."
         )
     with np.errstate(invalid="ignore", over="ignore"):
         magnitude, phase = np.hypot(real.data, imaginary.data), np.arctan2(imaginary.data, real.data)

@@ -147,12 +147,14 @@ def load(entry: Entry, **reading: Any) -> Acquisition:
     first, second = ("magnitude", "phase") if polar else ("real", "imaginary")
     if entry.echoes[first] != entry.echoes[second]:
         raise PhaseError(
-            f"{entry.name} has echoes {entry.echoes[first]} of the {first} and {entry.echoes[second]} of the {second} part. Add the missing files."
+            f"{entry.name} has echoes {entry.echoes[first]} of the {first} and {entry.echoes[second]} of the {second}. "
+            "Add the missing files."
         )
     mask = None if entry.masks is None else find_mask(entry, entry.masks)
-    files = {"magnitude": entry.magnitude, "phase": entry.phase} if polar else {"magnitude": None, "phase": None}
-    parts = {} if polar else {"real": entry.real, "imaginary": entry.imaginary}
-    return from_files(files["magnitude"], files["phase"], **parts, mask=mask, name=entry.name, root=entry.root, **reading)
+    reading = {**reading, "mask": mask, "name": entry.name, "root": entry.root}
+    if polar:
+        return from_files(entry.magnitude, entry.phase, **reading)
+    return from_files((), (), real=entry.real, imaginary=entry.imaginary, **reading)
 
 
 def find_mask(entry: Entry, masks: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from paradia.errors import GeometryError, InputError, PhaseError
+from paradia.errors import GeometryError, InputError, MetadataError, PhaseError
 from paradia.io.acquisition import Acquisition, clean_magnitude, complex_to_polar, geometry, load_mask, merge_nonfinite
 from paradia.io.nifti import Volumes, as_paths, check_same_grid, read
 from paradia.io.phase import to_radians
@@ -70,11 +70,10 @@ def from_files(
         As the readers of each part say.
     """
     given = {key: as_paths(value) for key, value in zip(_KINDS, (magnitude, phase, real, imaginary), strict=True)}
-    read_in, metadata_paths, notes = _read(given, need_phase)
+    read_in, notes = _read(given, need_phase)
     first = read_in["magnitude"] if "magnitude" in read_in else read_in["phase"]
     label = first.label
-    sidecars = [sidecar_of(path, root) for path in metadata_paths]
-    phase_sidecar = sidecar_of(given["phase"][0], root) if given["phase"] else {}
+    sidecars, phase_sidecar = _sidecars(given, root)
     scan, scan_notes = scan_from(sidecars, label, len(first.data), echo_times=echo_times, b0=b0)
     from_sidecar = direction(sidecars[0], label) if b0_dir is None else None
     grid, where = geometry(first, b0_dir if b0_dir is not None else from_sidecar, "as stated" if b0_dir is not None else "from B0_dir")
@@ -104,8 +103,8 @@ def from_files(
 _KINDS = ("magnitude", "phase", "real", "imaginary")
 
 
-def _read(given: Mapping[str, tuple[Path, ...]], need_phase: bool) -> tuple[dict[str, Volumes], tuple[Path, ...], tuple[str, ...]]:
-    """Read what is given as magnitude and phase; also return the files whose sidecars count."""
+def _read(given: Mapping[str, tuple[Path, ...]], need_phase: bool) -> tuple[dict[str, Volumes], tuple[str, ...]]:
+    """Read what is given, as magnitude and phase."""
     if given["real"] or given["imaginary"]:
         if not (given["real"] and given["imaginary"]):
             raise PhaseError("real and imaginary parts are needed both, and only one of them is given. Give the other too.")
@@ -113,14 +112,33 @@ def _read(given: Mapping[str, tuple[Path, ...]], need_phase: bool) -> tuple[dict
             raise InputError("give magnitude and phase, or real and imaginary parts, not both.")
         magnitude, phase = complex_to_polar(read(given["real"]), read(given["imaginary"]))
         note = "Magnitude and phase were computed from real and imaginary parts."
-        return {"magnitude": magnitude, "phase": phase}, given["real"], (note,)
+        return {"magnitude": magnitude, "phase": phase}, (note,)
     if not given["phase"] and (need_phase or not given["magnitude"]):
         found = ", ".join(str(path) for path in given["magnitude"]) or "no magnitude either"
         raise PhaseError(f"there is no phase, only {found}. Export the phase images from the scanner as well.")
     parts = {key: read(given[key]) for key in ("magnitude", "phase") if given[key]}
     if len(parts) == 2:
         _check_pair(parts["magnitude"], parts["phase"])
-    return parts, given["magnitude"] or given["phase"], ()
+    return parts, ()
+
+
+def _sidecars(given: Mapping[str, tuple[Path, ...]], root: Path | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Merge the sidecars of each echo's two files, and return that of the first phase image by itself."""
+    rows = [[sidecar_of(path, root) for path in given[key]] for key in _KINDS if given[key]]
+    longest = max(rows, key=len)
+    merged = [dict(sidecar) for sidecar in longest]
+    for row in rows:
+        for place, sidecar in enumerate(row if len(row) == len(longest) else []):
+            _check_echo_time(merged[place], sidecar, given, place)
+            merged[place] = {**sidecar, **merged[place]}
+    return merged, sidecar_of(given["phase"][0], root) if given["phase"] else {}
+
+
+def _check_echo_time(one: Mapping[str, Any], other: Mapping[str, Any], given: Mapping[str, tuple[Path, ...]], place: int) -> None:
+    times = one.get("EchoTime"), other.get("EchoTime")
+    if None not in times and str(times[0]) != str(times[1]) and not np.allclose(times[0], times[1], atol=1e-5):
+        files = " and ".join(str(given[key][place]) for key in _KINDS if place < len(given[key]))
+        raise MetadataError(f"{files} belong to one echo, but their sidecars give EchoTime {times[0]} and {times[1]}. Give files of one echo.")
 
 
 def _check_pair(magnitude: Volumes, phase: Volumes) -> None:
@@ -145,8 +163,9 @@ def _phase(
     if "phase" not in parts:
         return np.zeros_like(first.data), ("There is no phase.",)
     computed = "magnitude" in parts and parts["phase"].affine is parts["magnitude"].affine
+    notes: tuple[str, ...] = ()
     if computed:
-        phase, notes = np.nan_to_num(parts["phase"].data, nan=0.0), ()
+        phase = np.nan_to_num(parts["phase"].data, nan=0.0)
     else:
         stated = sidecar.get("PhaseUnits", sidecar.get("Units"))
         said = str(stated) if stated is not None else None

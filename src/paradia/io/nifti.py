@@ -147,7 +147,7 @@ def write(path: Path, data: NDArray, affine: NDArray, *, description: str = "") 
             with gzip.GzipFile(filename="", fileobj=handle, mode="wb", compresslevel=1, mtime=0) as packed:
                 image.to_stream(packed)
         else:
-            image.to_stream(handle)
+            image.to_stream(handle)  # type: ignore[arg-type]
     return path
 
 

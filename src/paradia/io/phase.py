@@ -107,7 +107,8 @@ def to_radians(values: NDArray, name: str, *, units: str | None = None, sidecar_
     phase = _convert(values, good, encoding)
     spread = (high - low) / (encoding.high - encoding.low)
     again = f" It spanned {spread:.1f} turns and was wrapped again." if spread > 1.01 else ""
-    scale = "in radians" if encoding.name == "rad" else f"stored as {encoding.name}: {encoding.low:.6g} … {encoding.high:.6g} is one turn"
+    named = "" if ":" in encoding.name else f" as {encoding.name}"
+    scale = "in radians" if encoding.name == "rad" else f"stored{named}: {encoding.low:.6g} … {encoding.high:.6g} is one turn"
     return Radians(phase, f"The phase is {scale} ({how}; values {low:.6g} … {high:.6g}).{again}")
 
 

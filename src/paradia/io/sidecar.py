@@ -134,6 +134,9 @@ def stem(path: Path) -> str:
 
 
 def _echo_times(sidecars: Sequence[Mapping[str, Any]], label: str, echoes: int) -> tuple[float, ...]:
+    lists = [s.get("EchoTime") for s in sidecars]
+    if len(lists) > 1 and isinstance(lists[0], list) and all(item == lists[0] for item in lists):
+        sidecars = sidecars[:1]  # one sidecar for all the files
     times: list[float] = []
     for sidecar in sidecars:
         value = sidecar.get("EchoTime")
@@ -145,7 +148,8 @@ def _echo_times(sidecars: Sequence[Mapping[str, Any]], label: str, echoes: int) 
         times += [float(item) for item in items]
     if not times:
         raise MetadataError(
-            f"the echo times of {label} are not known: no sidecar gives EchoTime. Add it to the JSON file in seconds, or state --echo-times."
+            f"the echo times of {label} are not known: no sidecar gives EchoTime. "
+            "Add it to the JSON file in seconds, or state --echo-times."
         )
     if len(sidecars) == echoes and len(times) < echoes:
         raise MetadataError(
@@ -168,7 +172,8 @@ def _field_strength(sidecars: Sequence[Mapping[str, Any]], label: str) -> tuple[
     if nominal is None or abs(exact - nominal) <= NOMINAL_TOLERANCE * nominal:
         return exact, f"The field strength is {exact:.4f} T, from ImagingFrequency {frequency:.6f} MHz."
     return nominal, (
-        f"The field strength is {nominal:g} T, from MagneticFieldStrength; ImagingFrequency {frequency:g} MHz does not fit it and was not used."
+        f"The field strength is {nominal:g} T, from MagneticFieldStrength; "
+        f"ImagingFrequency {frequency:g} MHz does not fit it and was not used."
     )
 
 
