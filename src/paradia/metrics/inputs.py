@@ -31,7 +31,7 @@ def cut(mask: Mask) -> float:
     """Return how much of the mask the edge of the volume cuts off.
 
     The largest share, over the six faces of the volume, of the mask's widest cross-section that it still has in the
-    outermost slice.
+    two outermost slices, one of which interpolation or distortion correction may have emptied.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def cut(mask: Mask) -> float:
     for axis in range(3):
         areas = mask.sum(dim=[a for a in range(3) if a != axis])
         if len(areas) > 1:
-            worst = max(worst, float(areas[[0, -1]].max() / areas.max().clamp_min(1)))
+            worst = max(worst, float(max(areas[:2].max(), areas[-2:].max()) / areas.max().clamp_min(1)))
     return worst
 
 

@@ -34,9 +34,9 @@ class Check:
     name: str
     unit: str
     needs: tuple[str, ...]
-    measure: Callable[[Board], float]
-    good: float
-    bad: float
+    measure: Callable[[Board], int | float]
+    good: int | float
+    bad: int | float
     fine: str
     advice: str
 
@@ -101,7 +101,7 @@ def _consistency(board: Board) -> results.Consistency:
 
 CHECKS = (
     Check(
-        "signal to noise", "", ("magnitude", "mask"), lambda b: inputs.snr(b["magnitude"], b["mask"]), 25, 8,
+        "signal to noise", "", ("magnitude", "mask"), lambda b: inputs.snr(b["magnitude"], b["mask"]), 20, 8,
         "The first echo has signal enough.",
         "The first echo is noisy: expect noisy maps, and take thin structures with caution.",
     ),
@@ -146,12 +146,12 @@ CHECKS = (
     ),
     Check(
         "harmonic residue", "%", ("local_field", "local_mask", "grid"),
-        lambda b: 100 * results.harmonic_residue(b["local_field"], b["local_mask"], b["grid"]), 10, 30,
+        lambda b: 100 * results.harmonic_residue(b["local_field"], b["local_mask"], b["grid"]), 25, 45,
         "Little of the local field is smooth enough to be background.",
         "Much of the local field is still background. Try another background method, or erode the mask where it holds air or bone.",
     ),
     Check(
-        "field not explained", "%", ("local_field", "chi", "local_mask", "grid"), lambda b: 100 * _consistency(b).relative, 50, 80,
+        "field not explained", "%", ("local_field", "chi", "local_mask", "grid"), lambda b: 100 * _consistency(b).relative, 55, 75,
         "What susceptibility leaves of the local field, root mean square.",
         "Susceptibility explains little of the local field: strong regularisation, noise, or background in the field. Try less weight.",
     ),
@@ -166,7 +166,7 @@ CHECKS = (
         "Susceptibility has excess energy on the magic-angle cone: streaks. Regularise more, or look for voxels with a wrong field.",
     ),
     Check(
-        "edge rim", "ratio", ("chi", "local_mask"), lambda b: results.rim(b["chi"], b["local_mask"]), 2, 3.5,
+        "edge rim", "ratio", ("chi", "local_mask"), lambda b: results.rim(b["chi"], b["local_mask"]), 1.5, 2.5,
         "The edge of the mask is no stronger than the inside.",
         "The edge of the mask stands out: background remains there, or the mask holds air or bone. Erode it.",
     ),
@@ -177,4 +177,4 @@ CHECKS = (
         "sign of the phase.",
     ),
 )  # fmt: skip
-"""Every number, in the order of the data; limits stem from simulated heads and real scans, see the benchmarks."""
+"""Every number, in the order of the data; the limits leave room above what simulated heads and real scans score."""

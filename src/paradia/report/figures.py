@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from paradia.report.orientation import Cut, Layout
@@ -31,6 +32,7 @@ TALLEST = 4.2
 GREY, NOISE, DECAY = "gray", "viridis", "magma"
 OUTSIDE = "#10141a"
 INK = "#1d2733"
+HALO = [Stroke(linewidth=1.5, foreground="black"), Normal()]
 OUTLINES = ("#ffb000", "#4fc3f7")
 
 
@@ -88,7 +90,7 @@ def choose_window(values: NDArray, look: Look) -> tuple[float, float]:
     if look.symmetric:
         top = round_up(float(np.percentile(np.abs(values), 98.5)))
         return -top, top
-    return 0.0, round_up(float(np.percentile(values, 99)))
+    return 0.0, round_up(1.05 * float(np.percentile(values, 99)))
 
 
 def strip(volume: NDArray, mask: NDArray, layout: Layout, look: Look) -> Picture:
@@ -133,8 +135,10 @@ def draw(panels: Sequence[Panel], look: Look, window: tuple[float, float]) -> Pi
     bar = figure.add_axes(((left + 0.08) / width, (FOOT + 0.1 * tallest) / height, 0.13 / width, 0.8 * tallest / height))
     colours = figure.colorbar(ScalarMappable(norm, cmap), cax=bar)
     colours.ax.tick_params(labelsize=7, colors=INK, length=2)
-    colours.outline.set_linewidth(0.4)  # type: ignore[operator]
-    colours.set_ticks(np.linspace(*window, 5 if look.symmetric else 4 if look.window == (-0.1, 0.2) else 5).tolist())
+    colours.outline.set_linewidth(0.4)
+    ticks = np.linspace(*window, 4 if window[1] == -2 * window[0] else 5)
+    names = ["−π", "−π/2", "0", "π/2", "π"] if window[1] == math.pi else [f"{round(t, 12):.4g}".replace("-", "−") for t in ticks]
+    colours.set_ticks(ticks.tolist(), labels=names)
     bar.set_title(look.unit, fontsize=8, color=INK, loc="left", pad=5)
     return _encode(figure, window)
 
@@ -170,9 +174,14 @@ def _panel(axes: Axes, panel: Panel, norm: Normalize, cmap: mpl.colors.Colormap)
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     axes.set_axis_off()
     axes.set_title(panel.title, fontsize=7.5, color=INK, pad=3)
-    places = ((0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center"), (0.5, 0.015, "center", "bottom"), (0.5, 0.985, "center", "top"))
+    places = (
+        (0.015, 0.5, "left", "center"),
+        (0.985, 0.5, "right", "center"),
+        (0.5, 0.015, "center", "bottom"),
+        (0.5, 0.985, "center", "top"),
+    )
     for letter, (x, y, ha, va) in zip(panel.cut.letters, places, strict=True):
-        axes.text(x, y, letter, transform=axes.transAxes, ha=ha, va=va, fontsize=7, color="#ffd98a")  # type: ignore[arg-type]
+        axes.text(x, y, letter, transform=axes.transAxes, ha=ha, va=va, fontsize=7, color="#ffd98a", path_effects=HALO)
 
 
 def _slice(cut: Cut, volume: NDArray, mask: NDArray | None) -> NDArray:

@@ -23,8 +23,9 @@ NAMES = {
 """Names of the stages as papers have them; another stage goes by its own."""
 
 SYMBOLS = {
-    r"\chi": "χ", r"\|": "‖", r"\hat": "", r"\tilde": "", r"\lambda": "λ", r"\nabla": "∇", r"\cdot": "·", r"\le": "≤", r"\ge": "≥", r"\,": " ",
-    r"\mathrm": "", r"\pi": "π", r"\phi": "φ", r"\sum": "Σ", r"\frac": "", "{": "", "}": "", "^2": "²", "_1": "₁", "_2": "₂", "_F": "", "\\": "",
+    r"\frac12": "½", r"\chi": "χ", r"\|": "‖", r"\hat": "", r"\tilde": "", r"\lambda": "λ", r"\nabla": "∇", r"\cdot": "·",
+    r"\le": "≤", r"\ge": "≥", r"\,": " ", r"\mathrm": "", r"\pi": "π", r"\phi": "φ", r"\sum": "Σ", r"\frac": "",
+    "{": "", "}": "", "^2": "²", "_1": "₁", "_2": "₂", "_F": "", "\\": "",
 }  # fmt: skip
 """What is left of a formula in plain text."""
 

@@ -82,10 +82,10 @@ class Layout:
         codes = None if affine is None else nib.orientations.io_orientation(np.asarray(affine, dtype=float))
         if codes is None or np.isnan(codes).any():
             self.planes = ARRAY_PLANES
-            self.axes, self.signs = (0, 1, 2), (1, 1, 1)
+            self.axes, self.signs = [0, 1, 2], [1, 1, 1]
         else:  # array axis and direction of each of right, anterior, superior
-            self.axes = tuple(int(np.flatnonzero(codes[:, 0] == world)[0]) for world in range(3))
-            self.signs = tuple(int(codes[axis, 1]) for axis in self.axes)
+            self.axes = [int(np.flatnonzero(codes[:, 0] == world)[0]) for world in range(3)]
+            self.signs = [int(codes[axis, 1]) for axis in self.axes]
         self.box = tuple(self._side(axis) for axis in range(3))
 
     def three(self) -> list[Cut]:

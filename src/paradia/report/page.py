@@ -120,7 +120,7 @@ def number(value: float) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
         return text.replace("-", "−")
-    return f"{value:.1e}".replace("-", "−")
+    return "< 0.001" if 0 < value < 1 else f"{value:.1e}".replace("-", "−")
 
 
 def _plates(arrays: Mapping[str, NDArray], local: NDArray, layout: Layout, record: RunRecord) -> Iterator[Plate]:

@@ -1,0 +1,264 @@
+"""The page holds everything, needs nothing else, shows it at true proportions, and is the same every time."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import io
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import paradia.report
+from paradia.errors import FileError
+from paradia.grid import Grid
+from paradia.metrics.quality import Finding
+from paradia.report import figures, methods
+from paradia.report.orientation import Layout
+from paradia.report.page import TITLES, number, render, write_report
+from paradia.report.record import RunRecord
+from paradia.scan import Scan
+
+GRID = Grid((34, 41, 20), (1.5, 1.2, 3.0), (0.2, -0.3, 0.93))
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+def step(stage="inversion", method="tkd", settings=None, cite="10.1002/mrm.22135", cached=False):
+    return SimpleNamespace(stage=stage, method=method, settings=settings or {"threshold": 0.15}, cite=cite, seconds=1.234, cached=cached)
+
+
+@pytest.fixture(scope="module")
+def maps():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.zeros(GRID.shape, dtype=torch.bool)
+    mask[5:30, 6:37, 3:18] = True
+    image = torch.randn(GRID.shape, generator=generator)
+    echoes = torch.stack([image + i for i in range(7)])
+    return {
+        "magnitude": echoes.abs(), "phase": echoes.sin() * math.pi, "unwrapped": echoes * mask, "mask": mask, "local_mask": mask,
+        "total_field": image * mask, "noise": 0.002 * mask, "local_field": 0.02 * image * mask, "chi": 0.05 * image * mask,
+        "r2star": image.abs() * 20 * mask, "grid": GRID,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def record():
+    return RunRecord(
+        title="sub-01 <script>alert(1)</script> & Söhne",
+        grid=GRID,
+        scan=Scan(tuple(0.004 * (i + 1) for i in range(7))),
+        protocol="consensus",
+        steps=[step(), step("reference", "unheard_of", {"of": (1, 2.5), "on": True}, "10.1000/a 10.1002/mrm.22135", cached=True)],
+        messages=["The phase's sign was <flipped>."],
+        versions={"paradia": "0.1.0", "torch": "2.13.0"},
+        command="paradia qsm 'a & b.nii' out",
+        sources={"<img src=x>.nii.gz": "ab" * 32},
+        numbers=[
+            Finding("streak energy", 1.25, "ratio", "good", "No streaks."),
+            Finding("sign", -0.4, "index", "bad", "Wrong sign? Flip it."),
+            Finding("mask cut off", 80.0, "%", "check", "Partial coverage."),
+        ],
+    )
+
+
+@pytest.fixture(scope="module")
+def page(record, maps):
+    return render(record, maps, affine=np.diag([-1.5, 1.2, 3.0, 1.0]))
+
+
+class Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def read(page):
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def test_self_contained(page, read):
+    assert "script" not in {tag for tag, _ in read.tags}
+    assert "link" not in {tag for tag, _ in read.tags}
+    assert all(a["src"].startswith("data:image/") for _, a in read.tags if "src" in a)
+    assert all(a["href"].startswith(("https://doi.org/10.", "#")) for _, a in read.tags if "href" in a)
+    assert "@import" not in page
+    assert "url(" not in page
+    assert len(page) < 6e6
+
+
+def test_every_stage_has_its_figure_and_words(read):
+    figures_there = {a["id"] for tag, a in read.tags if tag == "figure"}
+    assert figures_there == {*TITLES, "chi-histogram", "r2star-histogram"}
+    alts = [a["alt"] for tag, a in read.tags if tag == "img"]
+    assert all(len(alt) > 20 for alt in alts)
+
+
+def test_text_is_escaped_and_complete(page, read):
+    text = " ".join("".join(read.text).split())
+    for expected in (
+        "sub-01 <script>alert(1)</script> & Söhne", "<img src=x>.nii.gz", "ab" * 32, "paradia qsm 'a & b.nii' out", "2.13.0",
+        "The phase's sign was <flipped>.", "Wrong sign? Flip it.", "Partial coverage.", "threshold = 0.15", "of = (1, 2.5)", "on = yes",
+        "kept from an earlier run", "1 of 3 numbers is bad, 1 more deserves a look", "34 × 41 × 20", "https://doi.org/10.1002/mrm.22135",
+    ):  # fmt: skip
+        assert expected in text
+    assert "<script" not in page
+
+
+def test_verdicts_are_words_not_only_colours(read):
+    text = "".join(read.text)
+    assert text.count("look at it") == 2  # at a glance and in the table
+    box = next(a for tag, a in read.tags if a.get("id") == "warnings")
+    assert "serious" in box["class"]
+
+
+def test_good_runs_have_no_warnings(record, maps):
+    calm = RunRecord("x", GRID, record.scan, numbers=record.numbers[:1])
+    page = render(calm, maps)
+    assert 'id="warnings"' not in page
+    assert "All 1 numbers are good" in page
+    assert "array axes" in page
+
+
+def test_same_input_same_bytes(record, maps, page):
+    assert render(record, maps, affine=np.diag([-1.5, 1.2, 3.0, 1.0])) == page
+
+
+def test_written_whole_or_not_at_all(tmp_path, record, maps):
+    path = write_report(tmp_path / "new" / "report.html", record, maps)
+    assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot write"):
+        write_report(tmp_path / "file" / "report.html", record, maps)
+
+
+def test_whatever_is_missing_is_left_out(record, maps):
+    few = {name: maps[name] for name in ("mask", "chi")}
+    page = render(record, few)
+    assert 'id="chi"' in page
+    assert 'id="magnitude"' not in page
+
+
+def test_broken_values_are_drawn(record, maps):
+    chi = maps["chi"].clone()
+    chi[10:12] = math.nan
+    assert 'id="chi"' in render(record, {**maps, "chi": chi, "magnitude": 0 * maps["magnitude"]})
+
+
+def decode(source):
+    return Image.open(io.BytesIO(source))
+
+
+def test_proportions_are_true():
+    """A ball in voxels of 1 × 2 × 4 mm is as wide as tall, in mm, in every panel."""
+    shape, size = (81, 41, 31), (1.0, 2.0, 4.0)
+    x, y, z = (np.arange(n) - (n - 1) / 2 for n in shape)
+    ball = (x[:, None, None] * 1) ** 2 + (y[None, :, None] * 2) ** 2 + (z[None, None, :] * 4) ** 2 < 34**2
+    picture = figures.strip(ball.astype(float), ball, Layout(ball, size), figures.Look("1", window=(0.0, 1.0)))
+    pixels = np.asarray(decode(picture.data).convert("RGB")).astype(int)
+    dark = pixels.sum(2) < 90
+    columns = np.flatnonzero(dark.any(0))
+    groups = np.split(columns, np.flatnonzero(np.diff(columns) > 4) + 1)
+    panels = [g for g in groups if len(g) > 60][:3]
+    assert len(panels) == 3
+    for panel in panels:
+        rows = np.flatnonzero(dark[:, panel].sum(1) > 10)
+        white = pixels[rows[0] : rows[-1], panel[0] : panel[-1]].min(2) > 200  # letters are yellow
+        white = white[8:-8, 8:-8]
+        wide, tall = np.ptp(np.flatnonzero(white.any(0))), np.ptp(np.flatnonzero(white.any(1)))
+        assert wide == pytest.approx(tall, rel=0.07)
+
+
+@pytest.mark.parametrize("flip", [(1, 1, 1), (-1, 1, 1), (-1, -1, 1), (1, -1, -1)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+def test_the_patients_right_is_on_the_left(flip, order):
+    """However the array lies, the marked corner right-anterior-superior is at the same place of every picture."""
+    world = np.zeros((12, 14, 16))
+    world[8:, 9:, 10:] = 1  # indices grow to right, anterior, superior
+    array = world.transpose(order)
+    affine = np.zeros((4, 4))
+    for axis, anatomical in enumerate(order):
+        sign = flip[anatomical]
+        affine[anatomical, axis] = sign
+        if sign < 0:
+            array = np.flip(array, axis)
+    affine[3, 3] = 1
+    layout = Layout(np.ones(array.shape, dtype=bool), (1.0, 1.0, 1.0), affine)
+    cuts = {cut.plane: cut for cut in layout.three()}
+    assert list(cuts) == ["axial", "coronal", "sagittal"]
+    assert [cuts[p].letters for p in cuts] == [("R", "L", "P", "A"), ("R", "L", "I", "S"), ("A", "P", "I", "S")]
+    for cut in cuts.values():
+        near = max if layout.signs[layout.axes.index(cut.axis)] > 0 else min
+        last = near(0, array.shape[cut.axis] - 1)
+        image = type(cut)(**{**vars(cut), "index": last}).take(array)
+        assert image[0, 0] == 1
+        assert image[-1, -1] == image[0, -1] == image[-1, 0] == 0
+        assert image.shape[0] / image.shape[1] == pytest.approx(cut.size[1] / cut.size[0])
+
+
+def test_a_few_slices_are_shown_flat():
+    mask = np.zeros((60, 50, 5), dtype=bool)
+    mask[10:50, 10:40] = True
+    cuts = Layout(mask, (2.0, 2.0, 4.0), np.diag([2.0, 2.0, 4.0, 1.0])).three()
+    assert {cut.plane for cut in cuts} == {"axial"}
+    assert [cut.index for cut in cuts] == [1, 2, 3]
+    single = Layout(mask[:, :, :1], (2.0, 2.0, 4.0)).three()
+    assert [(cut.plane, cut.index) for cut in single] == [("z", 0)]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (-0.123456, "−0.123"), (1512.3, "1512"), (1e-5, "< 0.001"), (1e7, "1.0e+07")])
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(("value", "top"), [(0.0234, 0.025), (1.0, 1.0), (7.0, 8.0), (99.0, 100.0), (0.0, 1.0), (math.nan, 1.0)])
+def test_round_windows(value, top):
+    assert figures.round_up(value) == top
+
+
+def test_methods_come_from_the_docstrings():
+    known, unknown = methods.sentences([step(), step("reference", "unheard_of", cite="10.1000/a")])[0]
+    assert known.stage == "Dipole inversion"
+    assert known.says.startswith("Divide by the dipole")
+    assert known.references == (1,)
+    assert unknown.says == "Set the zero of susceptibility."
+    assert unknown.references == (2,)
+    assert methods.plain(r"Minimise :math:`\frac12\|D\chi - f\|^2` by ``admm``") == "Minimise ½‖Dχ - f‖² by admm"
+
+
+def test_no_global_drawing_state():
+    for file in Path(paradia.report.__file__).parent.glob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+        names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not any("pyplot" in (name or "") for name in names)
+
+
+def test_pictures_are_embedded_whole(page):
+    sources = re.findall(r'src="data:image/webp;base64,([^"]+)" width="(\d+)" height="(\d+)"', page)
+    assert len(sources) == 11
+    for source, width, height in sources:
+        assert decode(base64.b64decode(source)).size == (int(width), int(height))
