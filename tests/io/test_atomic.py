@@ -44,7 +44,12 @@ def test_what_was_there_stays_when_writing_fails(tmp_path, error):
 
 @pytest.mark.parametrize(
     ("code", "advice"),
-    [(errno.ENOSPC, "disk is full.*Free some space"), (errno.EROFS, "read-only.*another folder"), (errno.EDQUOT, "quota"), (errno.EIO, "disk reports")],
+    [
+        (errno.ENOSPC, "disk is full.*Free some space"),
+        (errno.EROFS, "read-only.*another folder"),
+        (errno.EDQUOT, "quota"),
+        (errno.EIO, "disk reports"),
+    ],
 )
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_failing_disk_is_told_with_advice_and_leaves_nothing(tmp_path, monkeypatch, code, advice, call):

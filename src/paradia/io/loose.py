@@ -138,7 +138,9 @@ def _check_echo_time(one: Mapping[str, Any], other: Mapping[str, Any], given: Ma
     times = one.get("EchoTime"), other.get("EchoTime")
     if None not in times and str(times[0]) != str(times[1]) and not np.allclose(times[0], times[1], atol=1e-5):
         files = " and ".join(str(given[key][place]) for key in _KINDS if place < len(given[key]))
-        raise MetadataError(f"{files} belong to one echo, but their sidecars give EchoTime {times[0]} and {times[1]}. Give files of one echo.")
+        raise MetadataError(
+            f"{files} belong to one echo, but their sidecars give EchoTime {times[0]} and {times[1]}. Give files of one echo."
+        )
 
 
 def _check_pair(magnitude: Volumes, phase: Volumes) -> None:

@@ -239,7 +239,8 @@ def _check_affine(path: Path, affine: NDArray) -> None:
 
 
 def _corrupt(path: Path, error: BaseException) -> FileError:
-    return FileError(f"{path} is corrupt or truncated: {error or type(error).__name__}. Copy or convert it again.")
+    reason = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    return FileError(f"{path} is corrupt or truncated: {reason}. Copy or convert it again.")
 
 
 def read_image(path: Path | str) -> tuple[Tensor, NDArray[np.float64]]:

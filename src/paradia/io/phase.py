@@ -8,14 +8,15 @@ encoding           one turn is          recognised when
 ``rad``            −π … π               the values fill at least 95 % of it and none lies outside
 ``0-2pi``          0 … 2π               the same
 ``siemens``        −4096 … 4096         the same
-``0-4095``         0 … 4096, 2048 is 0  the same
-``milliradian``    −3142 … 3142         the same, and wraps are seen
-``degrees``        −180 … 180           the same, and wraps are seen
-``0-360``          0 … 360              the same, and wraps are seen
-``MIN:MAX``        MIN … MAX            MIN = −MAX, both ends are as full as those of wrapped phase, and wraps are seen
+``0-4095``         0 … 4096, 2048 is 0  the same, and it looks wrapped: a magnitude has this range as well
+``milliradian``    −3142 … 3142         the same, and it looks wrapped
+``degrees``        −180 … 180           the same, and it looks wrapped
+``0-360``          0 … 360              the same, and it looks wrapped
+``MIN:MAX``        MIN … MAX            MIN = −MAX, and it looks wrapped
 =================  ===================  ==========================================================================
 
-A wrap is a step of more than 80 % of the range between neighbouring voxels. Anything else is ambiguous and is an error
+Phase looks wrapped when both ends of the range are well filled and neighbouring voxels differ by more than 80 % of
+the range at more than chance places. Anything else is ambiguous and is an error
 that says how to state the encoding. What is stated holds, and is wrapped again if it was unwrapped.
 """
 
@@ -37,14 +38,14 @@ class Encoding(NamedTuple):
     low: float
     high: float
     zero: float
-    needs_wraps: bool = False
+    must_look_wrapped: bool = False
 
 
 ENCODINGS = (
     Encoding("rad", -math.pi, math.pi, 0.0),
     Encoding("0-2pi", 0.0, 2 * math.pi, 0.0),
     Encoding("siemens", -4096.0, 4096.0, 0.0),
-    Encoding("0-4095", 0.0, 4096.0, 2048.0),
+    Encoding("0-4095", 0.0, 4096.0, 2048.0, True),
     Encoding("milliradian", -1000 * math.pi, 1000 * math.pi, 0.0, True),
     Encoding("degrees", -180.0, 180.0, 0.0, True),
     Encoding("0-360", 0.0, 360.0, 0.0, True),
@@ -160,13 +161,11 @@ def _encoding(values: NDArray, low: float, high: float, name: str, units: str | 
 
 
 def _recognise(values: NDArray, low: float, high: float) -> Encoding | None:
-    wraps: bool | None = None
     for encoding in ENCODINGS:
         turn = encoding.high - encoding.low
         inside = low >= encoding.low - 1e-3 * turn and high <= encoding.high + 1e-3 * turn
         if inside and high - low >= FILLED * turn:
-            wraps = _wraps(values, low, high) if encoding.needs_wraps else True
-            if wraps:
+            if not encoding.must_look_wrapped or (_full_ends(values, low, high) and _wraps(values, low, high)):
                 return encoding
     symmetric = abs(low + high) <= 2e-3 * (high - low)
     if symmetric and _full_ends(values, low, high) and _wraps(values, low, high):

@@ -1,0 +1,184 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from paradia.errors import GeometryError, InputError, MaskError, MetadataError, NonFiniteError, PhaseError
+from paradia.io.acquisition import check_finite, load_mask
+from paradia.io.loose import from_files
+
+SHAPE = (9, 8, 7)
+ANGLE = 0.3
+AFFINE = np.eye(4)
+AFFINE[:3, :3] = np.array([[1, 0, 0], [0, np.cos(ANGLE), -np.sin(ANGLE)], [0, np.sin(ANGLE), np.cos(ANGLE)]]) * [1, 1.2, 1.5]
+RNG = np.random.default_rng(11)
+PHASE = RNG.uniform(-np.pi, np.pi, (*SHAPE, 2)).astype(np.float32)
+MAGNITUDE = RNG.uniform(1, 2, (*SHAPE, 2)).astype(np.float32)
+TIMES = {"echo_times": (0.004, 0.008), "b0": 3.0}
+
+
+def save(path, data, affine=AFFINE, sidecar=None, codes=True):
+    image = nib.Nifti1Image(data, affine)
+    if not codes:
+        image.set_sform(None, 0)
+        image.set_qform(None, 0)
+    nib.save(image, path)
+    if sidecar is not None:
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text(json.dumps(sidecar))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    return save(tmp_path / "mag.nii.gz", MAGNITUDE), save(tmp_path / "ph.nii.gz", PHASE)
+
+
+def test_everything_is_there(files):
+    got = from_files(*files, **TIMES)
+    assert got.magnitude.dtype == got.phase.dtype == torch.float32
+    np.testing.assert_array_equal(got.phase, np.moveaxis(PHASE, 3, 0))
+    np.testing.assert_array_equal(got.magnitude, np.moveaxis(MAGNITUDE, 3, 0))
+    assert got.grid.shape == SHAPE
+    assert got.grid.voxel_size == pytest.approx((1, 1.2, 1.5), rel=1e-5)
+    assert got.grid.b0_dir == pytest.approx((0, np.sin(ANGLE), np.cos(ANGLE)), abs=1e-6)
+    assert got.sources == files
+    assert got.name == "mag"
+    assert got.nonfinite is None
+    assert got.mask is None
+    assert len(got.notes) == 2
+
+
+def test_the_sign_is_turned_on_demand_and_noted(files):
+    plain, turned = from_files(*files, **TIMES), from_files(*files, **TIMES, flip_sign=True)
+    torch.testing.assert_close(turned.phase, -plain.phase, rtol=0, atol=0)
+    assert any("sign of the phase was turned" in note for note in turned.notes)
+
+
+def test_several_files_and_one_are_the_same(files, tmp_path):
+    single = [[save(tmp_path / f"{n}{k}.nii.gz", d[..., k]) for k in (0, 1)] for n, d in (("m", MAGNITUDE), ("p", PHASE))]
+    torch.testing.assert_close(from_files(*single, **TIMES).phase, from_files(*files, **TIMES).phase)
+
+
+def test_real_and_imaginary(files, tmp_path):
+    real = save(tmp_path / "re.nii.gz", MAGNITUDE * np.cos(PHASE))
+    imaginary = save(tmp_path / "im.nii.gz", MAGNITUDE * np.sin(PHASE))
+    got, plain = from_files((), (), real=real, imaginary=imaginary, flip_sign=True, **TIMES), from_files(*files, **TIMES)
+    torch.testing.assert_close(got.phase, -plain.phase)
+    torch.testing.assert_close(got.magnitude, plain.magnitude)
+    with pytest.raises(PhaseError, match="needed both"):
+        from_files((), (), real=real, **TIMES)
+    with pytest.raises(InputError, match="not both"):
+        from_files(*files, real=real, imaginary=imaginary, **TIMES)
+    with pytest.raises(PhaseError, match="nowhere negative"):
+        from_files((), (), real=files[0], imaginary=files[0], **TIMES)
+    with pytest.raises(PhaseError, match="same value everywhere"):
+        from_files((), (), real=real, imaginary=save(tmp_path / "c.nii.gz", 0 * PHASE), **TIMES)
+
+
+@pytest.mark.parametrize("row", ["mag", "ph"])
+def test_sidecars_of_either_file_are_read(files, tmp_path, row):
+    (tmp_path / f"{row}.json").write_text(json.dumps({"EchoTime": [0.004, 0.008], "MagneticFieldStrength": 3, "B0_dir": [0, 0, 1]}))
+    got = from_files(*files)
+    assert got.scan.echo_times == (0.004, 0.008)
+    assert got.grid.b0_dir == (0, 0, 1)
+    assert any("from B0_dir" in note for note in got.notes)
+    assert from_files(*files, b0_dir=(0, 3, 4)).grid.b0_dir == pytest.approx((0, 0.6, 0.8))
+
+
+def test_sidecars_that_contradict_each_other(files, tmp_path):
+    for row, te in (("mag", 0.004), ("ph", 0.005)):
+        (tmp_path / f"{row}.json").write_text(json.dumps({"EchoTime": [te, 0.008], "MagneticFieldStrength": 3}))
+    with pytest.raises(MetadataError, match=r"mag\.nii\.gz and .*ph\.nii\.gz belong to one echo.*0\.004.*0\.005"):
+        from_files(*files)
+
+
+def test_a_header_without_orientation_is_noted(tmp_path):
+    paths = [save(tmp_path / n, d, codes=False) for n, d in (("m.nii.gz", MAGNITUDE), ("p.nii.gz", PHASE))]
+    got = from_files(*paths, **TIMES)
+    assert got.grid.b0_dir == (0, 0, 1)
+    assert any("gives no orientation" in note for note in got.notes)
+
+
+def test_what_is_missing_is_told(files):
+    with pytest.raises(PhaseError, match=r"no phase, only .*mag\.nii\.gz"):
+        from_files(files[0], (), **TIMES)
+    with pytest.raises(PhaseError, match="no magnitude either"):
+        from_files((), (), **TIMES)
+    with pytest.raises(MetadataError, match=r"echo times of .*mag\.nii\.gz are not known"):
+        from_files(*files)
+    with pytest.raises(MetadataError, match=r"field strength of .*mag\.nii\.gz is not known"):
+        from_files(*files, echo_times=(0.004, 0.008))
+    with pytest.raises(MetadataError, match=r"mag\.nii\.gz.*Milliseconds"):
+        from_files(*files, echo_times=(4, 8), b0=3)
+    got = from_files(files[0], (), need_phase=False, **TIMES)
+    assert not got.phase.any()
+    assert from_files((), files[1], **TIMES).magnitude.unique().tolist() == [1.0]
+
+
+def test_pairs_that_do_not_fit_are_told(files, tmp_path):
+    with pytest.raises(GeometryError, match="holds 1 echoes, but .* holds 2"):
+        from_files(files[0], save(tmp_path / "one.nii.gz", PHASE[..., 0]), **TIMES)
+    with pytest.raises(GeometryError, match="has shape"):
+        from_files(files[0], save(tmp_path / "less.nii.gz", PHASE[1:]), **TIMES)
+    with pytest.raises(GeometryError, match="different affines"):
+        from_files(files[0], save(tmp_path / "moved.nii.gz", PHASE, np.diag([1, 1.2, 1.5, 1.0])), **TIMES)
+
+
+def test_magnitude_and_phase_exchanged_or_void(files, tmp_path):
+    with pytest.raises(InputError, match=r"ph\.nii\.gz holds negative.*exchanged"):
+        from_files(files[1], files[1], **TIMES)
+    with pytest.raises(PhaseError, match="cannot be told"):
+        from_files(files[0], files[0], **TIMES)
+    with pytest.raises(InputError, match="zero everywhere"):
+        from_files(save(tmp_path / "zero.nii.gz", 0 * MAGNITUDE), files[1], **TIMES)
+    with pytest.raises(PhaseError, match="every value is 0"):
+        from_files(files[0], save(tmp_path / "zero.nii.gz", 0 * MAGNITUDE), **TIMES)
+
+
+def test_slight_negatives_of_resampling_are_clipped(files, tmp_path):
+    dips = MAGNITUDE.copy()
+    dips[0, 0, 0, 0] = -1e-4
+    got = from_files(save(tmp_path / "dips.nii.gz", dips), files[1], **TIMES)
+    assert got.magnitude.min() == 0
+    assert any("Negative magnitudes" in note for note in got.notes)
+
+
+def test_nan_is_allowed_outside_the_mask_and_reported_inside(files, tmp_path):
+    holes = PHASE.copy()
+    holes[2, 3, 4, 1] = np.nan
+    holes[5, 5, 5, 0] = np.inf
+    got = from_files(files[0], save(tmp_path / "holes.nii.gz", holes), **TIMES)
+    assert got.nonfinite.nonzero().tolist() == [[2, 3, 4], [5, 5, 5]]
+    assert got.phase.isfinite().all()
+    assert not got.magnitude[:, 2, 3, 4].any()
+    assert any(note.startswith("2 voxels hold NaN") for note in got.notes)
+    mask = torch.ones(SHAPE, dtype=torch.bool)
+    with pytest.raises(NonFiniteError, match="2 of the 504 voxels inside the mask of mag"):
+        check_finite(got, mask)
+    check_finite(got, mask & ~got.nonfinite)
+    check_finite(from_files(*files, **TIMES), mask)
+    with pytest.raises(NonFiniteError, match="every voxel"):
+        from_files(save(tmp_path / "nan.nii.gz", np.nan * MAGNITUDE), files[1], **TIMES)
+
+
+def test_masks(files, tmp_path):
+    inside = np.zeros(SHAPE, np.uint8)
+    inside[2:5, 2:5, 2:5] = 1
+    got = from_files(*files, **TIMES, mask=save(tmp_path / "mask.nii.gz", inside))
+    assert got.mask.dtype == torch.bool
+    np.testing.assert_array_equal(got.mask, inside > 0)
+    assert got.sources[-1].name == "mask.nii.gz"
+    with pytest.raises(MaskError, match=r"empty\.nii\.gz is empty"):
+        load_mask(save(tmp_path / "empty.nii.gz", 0 * inside), got)
+    with pytest.raises(MaskError, match="has 2 volumes"):
+        load_mask(save(tmp_path / "two.nii.gz", np.stack([inside, inside], 3)), got)
+    with pytest.raises(GeometryError, match=r"small\.nii\.gz has shape \(8, 8, 7\), but .*mag\.nii\.gz has \(9, 8, 7\)"):
+        load_mask(save(tmp_path / "small.nii.gz", inside[1:]), got)
+    with pytest.raises(GeometryError, match="different affines"):
+        load_mask(save(tmp_path / "moved.nii.gz", inside, np.eye(4)), got)
+    nothing = MAGNITUDE.copy()
+    nothing[2:5, 2:5, 2:5] = 0
+    with pytest.raises(MaskError, match="does not overlap the data.*27 voxels"):
+        from_files(save(tmp_path / "n.nii.gz", nothing), files[1], **TIMES, mask=tmp_path / "mask.nii.gz")
