@@ -30,11 +30,18 @@ def irfftn(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.fft.irfftn(spectrum, s=tuple(shape)[-3:], dim=AXES)
 
 
+def half_counts(last: int) -> Tensor:
+    """Return how many frequencies each plane of a half spectrum stands for, the last axis being ``last`` long."""
+    counts = torch.full((last // 2 + 1,), 2.0, dtype=torch.float64)
+    counts[0] = 1.0
+    if last % 2 == 0:
+        counts[-1] = 1.0
+    return counts
+
+
 def half_mean(spectrum: Tensor, last: int) -> Tensor:
-    """Return the mean over all frequencies of a symmetric spectrum that is given as its half, the last axis being ``last`` long."""
-    planes = spectrum.mean(dim=(-3, -2))
-    twice = planes[..., 1 : (last + 1) // 2].sum(-1)  # all but zero and, on an even axis, the highest stand for two
-    return (planes.sum(-1) + twice) / last
+    """Return the mean over all frequencies of a symmetric spectrum that is given as its half."""
+    return spectrum.mean(dim=(-3, -2)) @ half_counts(last).to(spectrum) / last
 
 
 @lru_cache

@@ -1,5 +1,7 @@
 """Solvers against dense algebra."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -70,7 +72,7 @@ def test_lsmr_gradient_falls(system):
     matrix, right = system
     fall: list[float] = []
     lsmr(matrix.matmul, matrix.T.matmul, right, tol=1e-10, callback=lambda _, relative: fall.append(relative))
-    assert all(b < a for a, b in zip(fall, fall[1:], strict=False))
+    assert all(b < a for a, b in itertools.pairwise(fall))
 
 
 def test_zero_gives_zero(system):

@@ -24,7 +24,7 @@ def joint(
     outside: float = 2.0,
     model_error: float = 0.003,
     margin: float = 20.0,
-    max_iter: int = 150,
+    max_iter: int = 250,
     tol: float = 1.5e-4,
     callback: Callback | None = None,
 ) -> LocalField:

@@ -23,7 +23,7 @@ def pdf(
     *,
     model_error: float = 0.01,
     margin: float = 20.0,
-    max_iter: int = 100,
+    max_iter: int = 150,
     tol: float = 1e-4,
     callback: Callback | None = None,
 ) -> LocalField:

@@ -25,8 +25,8 @@ def vsharp(
     grid: Grid,
     *,
     radius: float = 12.0,
-    radius_min: float = 1.0,
-    step: float = 1.0,
+    radius_min: float = 1.5,
+    step: float = 2.0,
     threshold: float = 0.05,
 ) -> LocalField:
     r"""Subtract the mean over a sphere, the largest that fits, and undo what this does to the local field.
@@ -46,7 +46,7 @@ def vsharp(
     radius
         Radius of the largest sphere, mm. Larger keeps more of the slowly varying local field.
     radius_min
-        Radius of the smallest sphere, mm, and at least one voxel; what lies closer to the edge is given up.
+        Radius of the smallest sphere, mm, and at least one and a half voxels; what lies closer to the edge is given up.
     step
         Difference between radii, mm.
     threshold
@@ -77,7 +77,8 @@ def vsharp(
     high_pass = torch.zeros_like(field)
     kept = torch.zeros_like(window.mask)
     largest: Tensor | None = None
-    for size in _radii(radius, max(radius_min, *grid.voxel_size), step):
+    radii = _radii(radius, max(radius_min, 1.5 * max(grid.voxel_size)), step)
+    for size in (r for r in radii if 2 * r < min(window.grid.extent) - max(grid.voxel_size)):
         sphere = sphere_kernel(window.grid, size, field.dtype).to(field.device)
         fits = (irfftn(mask_spectrum * sphere, shape) > 1 - OVERHANG) & window.mask & ~kept
         if fits.any():

@@ -31,7 +31,7 @@ class Variation:
     def __init__(self, grid: Grid, limit: float, like: Tensor) -> None:
         self.voxel_size = grid.voxel_size
         self.limit = limit
-        self.dual = like.new_zeros((3, *grid.shape))
+        self.dual = [like.new_zeros(grid.shape) for _ in range(3)]
         self.divergence = like.new_zeros(grid.shape)
 
     def step(self, x: Tensor) -> Tensor:

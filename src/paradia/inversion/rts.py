@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.fft import Window, each, irfftn, rfftn
+from paradia.fft import Window, each, half_counts, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
@@ -82,8 +82,10 @@ def rts(
     inverse[0, 0, 0] = torch.inf  # neither the field nor its slopes know the mean of χ
     inverse.reciprocal_()
 
+    evenly = half_counts(window.grid.shape[-1]).sqrt().to(dipole)  # lengths are those of the whole spectrum
+
     def invert(field: Tensor) -> Tensor:
-        first = lsmr(dipole.mul, dipole.mul, rfftn(field), max_iter=FIRST_STEP, tol=0.0).x
+        first = lsmr(dipole.mul, dipole.mul, rfftn(field) * evenly, max_iter=FIRST_STEP, tol=0.0).x / evenly
         first = rfftn(irfftn(first, field.shape).mul_(window.mask))
         known = firm * first
         variation = Variation(window.grid, 1 / rho, field)

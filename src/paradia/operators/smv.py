@@ -35,8 +35,9 @@ class SMV(Convolution):
 
     Notes
     -----
-    A voxel on the rim of the sphere counts by the share of it that lies inside, which keeps the sphere round where a
-    radius is only a few voxels long.
+    A voxel on the rim of the sphere counts by the share of it that lies inside, and the weights are balanced so that their
+    second moments are those of a true sphere. Harmonic polynomials of third degree then keep their mean exactly, however
+    coarse or anisotropic the voxels.
     """
 
     def __init__(self, grid: Grid, radius: float, padding: float | int = 1) -> None:
@@ -57,14 +58,22 @@ def sphere_kernel(grid: Grid, radius: float, dtype: torch.dtype = torch.float64)
 
 
 def sphere(voxel_size: tuple[float, float, float], radius: float, parts: int = 5) -> Tensor:
-    """Share of each voxel that lies inside a centred sphere, scaled to sum to one; ``parts`` samples along each edge."""
+    """Weigh the voxels of a centred sphere for its mean, starting from ``parts`` samples along each edge of a voxel."""
     half = [math.ceil(radius / d - 0.5) for d in voxel_size]
+    places = [torch.arange(-h, h + 1, dtype=torch.float64) * d for h, d in zip(half, voxel_size, strict=True)]
     offsets = (torch.arange(parts, dtype=torch.float64) + 0.5) / parts - 0.5
-    squares = [
-        ((torch.arange(-h, h + 1, dtype=torch.float64)[:, None] + offsets) * d).square().flatten()
-        for h, d in zip(half, voxel_size, strict=True)
-    ]
-    inside = squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :] <= radius**2
-    x, y, z = (2 * h + 1 for h in half)
-    share = inside.to(torch.float64).reshape(x, parts, y, parts, z, parts).mean(dim=(1, 3, 5))
-    return share / share.sum()
+    x, y, z = ((p[:, None] + offsets * d).square().flatten() for p, d in zip(places, voxel_size, strict=True))
+    inside = x[:, None, None] + y[None, :, None] + z[None, None, :] <= radius**2
+    i, j, k = (len(p) for p in places)
+    share = inside.to(torch.float64).reshape(i, parts, j, parts, k, parts).mean(dim=(1, 3, 5))
+    return _balance(share, places, radius)
+
+
+def _balance(share: Tensor, places: list[Tensor], radius: float) -> Tensor:
+    """Give the weights the sum and the second moments of a true sphere, so that harmonic cubics keep their mean."""
+    squares = torch.meshgrid(*[p.square() for p in places], indexing="ij")
+    free = [torch.ones_like(share), *(s for s, p in zip(squares, places, strict=True) if len(p) > 1)]
+    basis = torch.stack([f.flatten() for f in free])
+    target = basis.new_tensor([1.0] + [radius**2 / 5] * (len(free) - 1))
+    factors = torch.linalg.solve((basis * share.flatten()) @ basis.T, target)
+    return share * (factors @ basis).reshape(share.shape)

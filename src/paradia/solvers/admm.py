@@ -66,5 +66,5 @@ def admm(
 
 def relative_change(now: Tensor, before: Tensor) -> float:
     r"""Return :math:`\|a - b\| / \|a\|`, zero when both are zero."""
-    change, size = float(torch.linalg.vector_norm(now - before)), float(torch.linalg.vector_norm(now))
+    change, size = (float(torch.linalg.vector_norm(v.detach())) for v in (now - before, now))
     return change / size if size else change

@@ -46,6 +46,11 @@ def lsmr(
     Solution
         With the relative gradient, :math:`\|A^T r\| / \|A^T b\|`.
 
+    Notes
+    -----
+    In differentiation the coefficients of the recursion are held fixed: the gradient is that of the linear map which
+    the iterations make up, exact in the limit.
+
     References
     ----------
     Fong DCL, Saunders M. SIAM J Sci Comput 2011;33:2950-2971. doi:10.1137/10079687X.
@@ -83,5 +88,5 @@ def lsmr(
 
 
 def _unit(vector: Tensor) -> tuple[Tensor, float]:
-    length = float(torch.linalg.vector_norm(vector))
+    length = float(torch.linalg.vector_norm(vector.detach()))
     return (vector / length if length else vector), length

@@ -1,0 +1,182 @@
+"""What every background removal keeps."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from paradia.errors import ConvergenceWarning, GeometryError, MaskError
+from paradia.grid import Grid
+from paradia.registry import load, methods
+from paradia.simulate.head import head
+
+METHODS = methods("background")
+BOUNDS = {  # |slope - 1|, correlation, |bias| in ppm, share of the background that is left: a little looser than reached
+    "vsharp": (0.25, 0.45, 0.001, 0.15),
+    "pdf": (0.35, 0.78, 0.001, 0.03),
+    "joint": (0.25, 0.84, 0.001, 0.03),
+}  # voxels of 3 mm are hard on spheres: beside the sinuses the field changes from one voxel to the next
+
+
+class Case(NamedTuple):
+    local: torch.Tensor
+    background: torch.Tensor
+    total: torch.Tensor
+    mask: torch.Tensor
+    grid: Grid
+    noise: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def case():
+    """A head on a coarse, oblique grid; its sinuses make a background far larger than the local field."""
+    grid = Grid((62, 75, 54), (2.7, 2.6, 3.0), (0.2, -0.3, 0.93))
+    truth = head(grid, seed=1)
+    mask = truth.mask
+    local, background = truth.local_field * mask, (truth.total_field - truth.local_field) * mask
+    noise = 0.001 * mask
+    total = (local + background) + noise * torch.randn(grid.shape, generator=torch.Generator().manual_seed(7))
+    return Case(local, background, total, mask, grid, noise)
+
+
+@pytest.fixture(params=METHODS)
+def remove(request):
+    return load("background", request.param).function
+
+
+def agreement(result, truth, mask):
+    """Return slope and correlation of the result over the truth, and the difference of their means."""
+    a, b = result[mask].double(), truth[mask].double()
+    bias = float((a - b).mean())
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / b.square().sum()), float((a * b).sum() / (a.norm() * b.norm())), bias
+
+
+def test_all_methods_have_bounds():
+    assert set(METHODS) == set(BOUNDS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_recovers_the_truth(name, case):
+    assert case.background[case.mask].std() > 10 * case.local[case.mask].std()
+    local, mask = load("background", name).function(case.total, case.mask, case.grid)
+    slope, correlation, bias = agreement(local, case.local, mask)
+    slope_off, least, bias_off, _ = BOUNDS[name]
+    assert abs(slope - 1) < slope_off, slope
+    assert correlation > least, correlation
+    assert abs(bias) < bias_off, bias
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_harmonic_fields_vanish(name, case):
+    local, mask = load("background", name).function(case.background, case.mask, case.grid)
+    assert local[mask].std() < BOUNDS[name][3] * case.background[mask].std()
+
+
+def test_keeps_shape_precision_and_mask(remove, case):
+    local, mask = remove(case.total, case.mask, case.grid)
+    assert local.shape == case.total.shape
+    assert local.dtype == torch.float32
+    assert local[~mask].abs().max() == 0
+    assert mask.dtype == torch.bool
+    assert not (mask & ~case.mask).any()
+    assert mask.sum() > 0.6 * case.mask.sum()
+    assert remove(case.total.double(), case.mask, case.grid).local_field.dtype == torch.float64
+
+
+def test_is_odd_in_the_field(remove, case):
+    plus, minus = (remove(s * case.total, case.mask, case.grid).local_field for s in (1, -1))
+    torch.testing.assert_close(minus, -plus)
+
+
+def test_a_batch_changes_nothing(remove, case):
+    batch = torch.stack([case.total, 0.5 * case.background])[None]
+    result = remove(batch, case.mask, case.grid)
+    assert result.local_field.shape == batch.shape
+    for got, field in zip(result.local_field[0], batch[0], strict=True):
+        torch.testing.assert_close(got, remove(field, case.mask, case.grid).local_field, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [(1, 2, 0), (0, 2, 1)])
+def test_turns_with_the_axes(remove, case, axes):
+    total = case.total.double()  # many iterations amplify the rounding of single precision
+    turned = remove(total.permute(axes), case.mask.permute(axes), case.grid.permute(axes))
+    straight = remove(total, case.mask, case.grid)
+    assert torch.equal(turned.mask, straight.mask.permute(axes))
+    torch.testing.assert_close(turned.local_field, straight.local_field.permute(axes), rtol=1e-2, atol=2e-4)
+
+
+def test_what_lies_outside_the_mask_does_not_matter(remove, case):
+    spoilt = torch.where(case.mask, case.total, 5.0)
+    result = remove(spoilt, case.mask, case.grid).local_field
+    torch.testing.assert_close(result, remove(case.total, case.mask, case.grid).local_field)
+
+
+def test_zero_gives_zero(remove, case):
+    assert remove(torch.zeros_like(case.total), case.mask, case.grid).local_field.abs().max() == 0
+
+
+def test_is_the_same_every_time(remove, case):
+    a, b = (remove(case.total, case.mask, case.grid) for _ in range(2))
+    assert torch.equal(a.local_field, b.local_field)
+
+
+def test_the_input_is_left_alone(remove, case):
+    before = case.total.clone(), case.mask.clone()
+    remove(case.total, case.mask, case.grid)
+    assert torch.equal(case.total, before[0])
+    assert torch.equal(case.mask, before[1])
+
+
+def test_empty_mask_is_refused(remove, case):
+    with pytest.raises(MaskError, match="empty"):
+        remove(case.total, torch.zeros_like(case.mask), case.grid)
+
+
+def test_shapes_that_do_not_fit_are_named(remove, case):
+    with pytest.raises(GeometryError, match=r"mask has shape \(61, 75, 54\), but the grid \(62, 75, 54\)"):
+        remove(case.total[1:], case.mask[1:], case.grid)
+
+
+def test_mask_too_thin_for_any_sphere(case):
+    thin = torch.zeros_like(case.mask)
+    thin[20] = True  # one slice
+    with pytest.raises(MaskError, match="fits into the mask"):
+        load("background", "vsharp").function(case.total, thin, case.grid)
+
+
+def test_vsharp_gives_up_no_more_than_its_smallest_sphere(case):
+    vsharp = load("background", "vsharp").function
+    kept = [int(vsharp(case.total, case.mask, case.grid, radius_min=r).mask.sum()) for r in (2.5, 5.0, 8.0)]
+    assert kept[0] > kept[1] > kept[2] > 0
+
+
+def test_sources_inside_keep_the_local_field(case):
+    """What the joint fit is for: much closer to the truth at the edge than sources outside alone."""
+    errors = {}
+    for name in ("pdf", "joint"):
+        local, mask = load("background", name).function(case.total, case.mask, case.grid, case.noise)
+        errors[name] = float((local - case.local)[mask].norm())
+    assert errors["joint"] < 0.9 * errors["pdf"]
+
+
+@pytest.mark.parametrize("name", ["pdf", "joint"])
+def test_noise_is_put_to_use(name, case):
+    method = load("background", name).function
+    noise = case.noise.clone()
+    noise[24:] = 0.3
+    noisy = case.total + torch.where(noise > 0.1, noise, 0.0) * case.mask * torch.randn(
+        noise.shape, generator=torch.Generator().manual_seed(3)
+    )
+    good = case.mask.clone()
+    good[22:] = False
+    plain, told = ((method(noisy, case.mask, case.grid, n).local_field - case.local)[good].std() for n in (None, noise))
+    assert told < plain
+
+
+@pytest.mark.parametrize("name", ["pdf", "joint"])
+def test_progress_and_limits_are_told(name, case):
+    told: list[int] = []
+    with pytest.warns(ConvergenceWarning, match=f"{name} stopped after 3 iterations"):
+        load("background", name).function(case.total, case.mask, case.grid, max_iter=3, callback=lambda i, _: told.append(i))
+    assert told == [1, 2, 3]

@@ -1,0 +1,182 @@
+"""What every inversion keeps."""
+
+import warnings
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from paradia.errors import ConvergenceWarning, GeometryError, MaskError
+from paradia.grid import Grid
+from paradia.operators.dipole import Dipole
+from paradia.registry import load, methods
+
+METHODS = methods("inversion")
+BOUNDS = {  # |slope - 1|, correlation, |bias| in ppm: a little looser than what is reached
+    "tkd": (0.1, 0.85, 0.01),
+    "rts": (0.35, 0.9, 0.01),
+    "tv": (0.12, 0.98, 0.01),
+}
+
+
+class Case(NamedTuple):
+    chi: torch.Tensor
+    field: torch.Tensor
+    mask: torch.Tensor
+    grid: Grid
+    noise: torch.Tensor
+
+
+def ball(grid, centre, radius):
+    """Mark an ellipsoid given in fractions of the field of view."""
+    total = torch.zeros(grid.shape)
+    for axis, (n, c, r) in enumerate(zip(grid.shape, centre, radius, strict=True)):
+        place = (torch.arange(n) + 0.5) / n
+        total += ((place - c) / r).square().reshape([-1 if a == axis else 1 for a in range(3)])
+    return total <= 1
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Nuclei, a vein and a cyst in an ellipsoid, their true field, and a noise map that trebles towards one side."""
+    grid = Grid((48, 45, 40), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
+    generator = torch.Generator().manual_seed(7)
+    mask = ball(grid, (0.5, 0.5, 0.5), (0.42, 0.41, 0.42))
+    chi = torch.zeros(grid.shape)
+    chi[ball(grid, (0.5, 0.5, 0.5), (0.3, 0.28, 0.3))] = -0.03
+    chi[ball(grid, (0.36, 0.5, 0.5), (0.08, 0.12, 0.1))] = 0.12
+    chi[ball(grid, (0.64, 0.45, 0.55), (0.09, 0.1, 0.08))] = 0.18
+    chi[ball(grid, (0.5, 0.7, 0.35), (0.07, 0.07, 0.06))] = -0.1
+    chi[22:24, 10:34, 28:30] = 0.3
+    chi *= mask
+    noise = (0.001 * (1 + 2 * torch.linspace(0, 1, 48)))[:, None, None].expand(grid.shape).contiguous()
+    field = Dipole(grid, padding=2)(chi) + noise * torch.randn(grid.shape, generator=generator)
+    return Case(chi, field * mask, mask, grid, noise)
+
+
+@pytest.fixture(params=METHODS)
+def invert(request):
+    return load("inversion", request.param).function
+
+
+def agreement(result, truth, mask):
+    """Return slope and correlation of the result over the truth, and the difference of their means."""
+    a, b = result[mask].double(), truth[mask].double()
+    bias = float((a - b).mean())
+    a, b = a - a.mean(), b - b.mean()
+    return float((a * b).sum() / b.square().sum()), float((a * b).sum() / (a.norm() * b.norm())), bias
+
+
+def test_all_methods_have_bounds():
+    assert set(METHODS) == set(BOUNDS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_recovers_the_truth(name, case):
+    chi = load("inversion", name).function(case.field, case.mask, case.grid)
+    slope, correlation, bias = agreement(chi, case.chi, case.mask)
+    slope_off, least, bias_off = BOUNDS[name]
+    assert abs(slope - 1) < slope_off, slope
+    assert correlation > least, correlation
+    assert abs(bias) < bias_off, bias
+
+
+def test_keeps_shape_precision_and_mask(invert, case):
+    chi = invert(case.field, case.mask, case.grid)
+    assert chi.shape == case.field.shape
+    assert chi.dtype == torch.float32
+    assert chi[~case.mask].abs().max() == 0
+    assert invert(case.field.double(), case.mask, case.grid).dtype == torch.float64
+
+
+def test_is_odd_in_the_field(invert, case):
+    torch.testing.assert_close(invert(-case.field, case.mask, case.grid), -invert(case.field, case.mask, case.grid))
+
+
+def test_a_batch_changes_nothing(invert, case):
+    batch = torch.stack([case.field, 0.5 * case.field.flip(0)])[None]
+    result = invert(batch, case.mask, case.grid)
+    assert result.shape == batch.shape
+    for got, field in zip(result[0], batch[0], strict=True):
+        torch.testing.assert_close(got, invert(field, case.mask, case.grid), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", [(1, 2, 0), (0, 2, 1)])
+def test_turns_with_the_axes(invert, case, axes):
+    turned = invert(case.field.permute(axes), case.mask.permute(axes), case.grid.permute(axes))
+    torch.testing.assert_close(turned, invert(case.field, case.mask, case.grid).permute(axes), rtol=1e-3, atol=1e-5)
+
+
+def test_what_lies_outside_the_mask_does_not_matter(invert, case):
+    spoilt = torch.where(case.mask, case.field, 5.0)
+    torch.testing.assert_close(invert(spoilt, case.mask, case.grid), invert(case.field, case.mask, case.grid))
+
+
+def test_zero_gives_zero(invert, case):
+    assert invert(torch.zeros_like(case.field), case.mask, case.grid).abs().max() == 0
+
+
+def test_is_the_same_every_time(invert, case):
+    assert torch.equal(invert(case.field, case.mask, case.grid), invert(case.field, case.mask, case.grid))
+
+
+def test_the_input_is_left_alone(invert, case):
+    before = case.field.clone(), case.mask.clone()
+    invert(case.field, case.mask, case.grid)
+    assert torch.equal(case.field, before[0])
+    assert torch.equal(case.mask, before[1])
+
+
+def test_empty_mask_is_refused(invert, case):
+    with pytest.raises(MaskError, match="empty"):
+        invert(case.field, torch.zeros_like(case.mask), case.grid)
+
+
+def test_shapes_that_do_not_fit_are_named(invert, case):
+    with pytest.raises(GeometryError, match=r"mask has shape \(47, 45, 40\), but the grid \(48, 45, 40\)"):
+        invert(case.field[1:], case.mask[1:], case.grid)
+
+
+def test_noise_is_put_to_use(case):
+    """A third of the volume is nearly useless; being told so must help."""
+    tv = load("inversion", "tv").function
+    noise = case.noise.clone()
+    noise[30:] = 0.05
+    noisy = case.field + case.mask * noise * torch.randn(noise.shape, generator=torch.Generator().manual_seed(3)) * (noise > 0.04)
+    good = case.mask.clone()
+    good[28:] = False
+    plain, told = (agreement(tv(noisy, case.mask, case.grid, n), case.chi, good)[1] for n in (None, noise))
+    assert told > plain
+    torch.testing.assert_close(tv(noisy, case.mask, case.grid, 3 * noise), tv(noisy, case.mask, case.grid, noise), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rts", "tv"])
+def test_progress_and_limits_are_told(name, case):
+    told: list[int] = []
+    with pytest.warns(ConvergenceWarning, match=f"{name} stopped after 3 iterations"):
+        load("inversion", name).function(case.field, case.mask, case.grid, max_iter=3, callback=lambda i, _: told.append(i))
+    assert told == [1, 2, 3]
+
+
+def test_tv_ends_where_the_functional_is_least(case):
+    """Run long, no small step lowers what it minimises, whatever the penalties of the splitting."""
+    tv = load("inversion", "tv").function
+    a = tv(case.field, case.mask, case.grid, tol=2e-4, max_iter=1500)
+    b = tv(case.field, case.mask, case.grid, rho=0.02, coupling=0.6, tol=2e-4, max_iter=1500)
+    assert (a - b)[case.mask].norm() < 0.03 * a[case.mask].norm()
+
+
+@pytest.mark.parametrize("name", ["tkd", "tv"])
+def test_can_be_differentiated(name, case):
+    method, knobs = load("inversion", name).function, {} if name == "tkd" else {"max_iter": 8, "tol": 1e-12}
+
+    def energy(field):
+        return method(field, case.mask, case.grid, **knobs).square().sum()
+
+    field = case.field.double().requires_grad_()
+    direction = torch.sin(torch.arange(field.numel()).reshape(field.shape) * 0.1).double() * case.mask
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        (gradient,) = torch.autograd.grad(energy(field), field)
+        ahead, behind = (float(energy(case.field.double() + s * 1e-9 * direction)) for s in (1, -1))
+    torch.testing.assert_close(float((gradient * direction).sum()), (ahead - behind) / 2e-9, rtol=0.02, atol=1e-4)
