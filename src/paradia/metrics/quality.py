@@ -34,13 +34,13 @@ class Check:
     name: str
     unit: str
     needs: tuple[str, ...]
-    measure: Callable[[Board], int | float]
+    measure: Callable[[dict[str, Any]], int | float]
     good: int | float
     bad: int | float
     fine: str
     advice: str
 
-    def judge(self, board: Board) -> Finding | None:
+    def judge(self, board: dict[str, Any]) -> Finding | None:
         """Measure and judge; None where the data are not there or do not tell."""
         if any(board.get(name) is None for name in self.needs):
             return None
@@ -73,7 +73,7 @@ def judge(board: Board) -> list[Finding]:
     return list(_found(board))
 
 
-def _found(board: Board) -> Iterator[Finding]:
+def _found(board: dict[str, Any]) -> Iterator[Finding]:
     for check in CHECKS:
         finding = check.judge(board)
         if finding is not None:
@@ -95,7 +95,14 @@ def _noise(board: Board) -> float:
     return float(noise.median()) * 1000 if noise.numel() else math.nan
 
 
-def _consistency(board: Board) -> results.Consistency:
+def _consistency(board: dict[str, Any]) -> results.Consistency:
+    """Work out once what two numbers are read from."""
+    if "consistency" not in board:
+        board["consistency"] = _measure_consistency(board)
+    return board["consistency"]
+
+
+def _measure_consistency(board: Board) -> results.Consistency:
     return results.consistency(board["local_field"], board["chi"], board["local_mask"], board["grid"], board.get("noise"))
 
 
@@ -108,7 +115,7 @@ CHECKS = (
     Check(
         "saturated voxels", "%", ("magnitude",), lambda b: 100 * inputs.saturation(b["magnitude"]), 0.005, 0.1,
         "No more voxels than expected have the largest magnitude.",
-        "Many voxels share the largest magnitude: the images were clipped, and R2* and weights are wrong there. Export them again unscaled.",
+        "Many voxels share the largest magnitude: the images were clipped; R2* and weights are wrong there. Export them unscaled.",
     ),
     Check(
         "missing echoes", "", ("scan",), lambda b: inputs.missing_echoes(b["scan"]), 0, 3,
@@ -156,7 +163,8 @@ CHECKS = (
         "Susceptibility explains little of the local field: strong regularisation, noise, or background in the field. Try less weight.",
     ),
     Check(
-        "field not explained, in noise", "SD", ("local_field", "chi", "local_mask", "grid", "noise"), lambda b: _consistency(b).noises, 4, 12,
+        "field not explained, in noise", "SD", ("local_field", "chi", "local_mask", "grid", "noise"),
+        lambda b: _consistency(b).noises, 4, 12,
         "What susceptibility leaves of the local field, in standard deviations of its noise; 1 is down to the noise.",
         "Far more is left of the local field than noise explains: background remains, or the regularisation is too strong.",
     ),
