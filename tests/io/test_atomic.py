@@ -35,7 +35,7 @@ def test_the_file_has_ordinary_permissions(tmp_path):
 def test_what_was_there_stays_when_writing_fails(tmp_path, error):
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises((KeyboardInterrupt, ValueError)), replacing(path) as handle:
+    with pytest.raises((KeyboardInterrupt, ValueError)), replacing(path) as handle:  # noqa: PT012
         handle.write(b"half")
         raise error
     assert path.read_text() == "old"
@@ -84,7 +84,8 @@ def test_a_folder_that_is_a_file_is_told(tmp_path):
 def test_a_killed_run_leaves_no_half_written_file_and_is_swept(tmp_path):
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom paradia.io.atomic import replacing\n"
-        "with replacing(Path(sys.argv[1]) / 'deep' / 'map.nii') as f:\n    f.write(b'half'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with replacing(Path(sys.argv[1]) / 'deep' / 'map.nii') as f:\n"
+        "    f.write(b'half')\n    f.flush()\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == -signal.SIGKILL
     assert not (tmp_path / "deep" / "map.nii").exists()

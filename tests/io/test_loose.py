@@ -87,10 +87,11 @@ def test_sidecars_of_either_file_are_read(files, tmp_path, row):
     assert from_files(*files, b0_dir=(0, 3, 4)).grid.b0_dir == pytest.approx((0, 0.6, 0.8))
 
 
-def test_sidecars_that_contradict_each_other(files, tmp_path):
-    for row, te in (("mag", 0.004), ("ph", 0.005)):
-        (tmp_path / f"{row}.json").write_text(json.dumps({"EchoTime": [te, 0.008], "MagneticFieldStrength": 3}))
-    with pytest.raises(MetadataError, match=r"mag\.nii\.gz and .*ph\.nii\.gz belong to one echo.*0\.004.*0\.005"):
+@pytest.mark.parametrize("other", [[0.005, 0.008], [0.004], "4 ms", ["4 ms", 1]])
+def test_sidecars_that_contradict_each_other(files, tmp_path, other):
+    for row, times in (("mag", [0.004, 0.008]), ("ph", other)):
+        (tmp_path / f"{row}.json").write_text(json.dumps({"EchoTime": times, "MagneticFieldStrength": 3}))
+    with pytest.raises(MetadataError, match=r"mag\.nii\.gz and .*ph\.nii\.gz belong to one echo.*0\.004"):
         from_files(*files)
 
 

@@ -86,9 +86,9 @@ def test_read_image_gives_a_tensor_and_refuses_nan(tmp_path):
     image, affine = read_image(save(tmp_path / "a.nii", DATA[0]))
     assert tuple(image.shape) == (5, 4, 7)
     np.testing.assert_allclose(affine, AFFINE, atol=1e-6)
+    bad = DATA[0].copy()
+    bad[0, 0, :2] = np.nan, np.inf
     with pytest.raises(NonFiniteError, match="in 2 voxels"):
-        bad = DATA[0].copy()
-        bad[0, 0, :2] = np.nan, np.inf
         read_image(save(tmp_path / "b.nii", bad))
 
 

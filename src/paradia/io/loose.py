@@ -136,11 +136,22 @@ def _sidecars(given: Mapping[str, tuple[Path, ...]], root: Path | None) -> tuple
 
 def _check_echo_time(one: Mapping[str, Any], other: Mapping[str, Any], given: Mapping[str, tuple[Path, ...]], place: int) -> None:
     times = one.get("EchoTime"), other.get("EchoTime")
-    if None not in times and str(times[0]) != str(times[1]) and not np.allclose(times[0], times[1], atol=1e-5):
+    if times[0] is not None and times[1] is not None and not _alike(*times):
         files = " and ".join(str(given[key][place]) for key in _KINDS if place < len(given[key]))
         raise MetadataError(
             f"{files} belong to one echo, but their sidecars give EchoTime {times[0]} and {times[1]}. Give files of one echo."
         )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Compare what two sidecars say, within rounding where it is numbers."""
+    if one == other:
+        return True
+    try:
+        first, second = np.atleast_1d(np.asarray(one, float)), np.atleast_1d(np.asarray(other, float))
+    except (TypeError, ValueError):
+        return False
+    return first.shape == second.shape and np.allclose(first, second, rtol=0, atol=1e-5)
 
 
 def _check_pair(magnitude: Volumes, phase: Volumes) -> None:

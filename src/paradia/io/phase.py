@@ -161,14 +161,14 @@ def _encoding(values: NDArray, low: float, high: float, name: str, units: str | 
 
 
 def _recognise(values: NDArray, low: float, high: float) -> Encoding | None:
+    wrapped = _full_ends(values, low, high) and _wraps(values, low, high)
     for encoding in ENCODINGS:
         turn = encoding.high - encoding.low
         inside = low >= encoding.low - 1e-3 * turn and high <= encoding.high + 1e-3 * turn
-        if inside and high - low >= FILLED * turn:
-            if not encoding.must_look_wrapped or (_full_ends(values, low, high) and _wraps(values, low, high)):
-                return encoding
+        if inside and high - low >= FILLED * turn and (wrapped or not encoding.must_look_wrapped):
+            return encoding
     symmetric = abs(low + high) <= 2e-3 * (high - low)
-    if symmetric and _full_ends(values, low, high) and _wraps(values, low, high):
+    if symmetric and wrapped:
         end = max(-low, high)
         return Encoding(f"{-end:.6g}:{end:.6g}", -end, end, 0.0)
     return None
