@@ -82,7 +82,8 @@ def _forces(
     darkest = np.maximum(low, np.minimum(typical, far.min(1)))
     brightest = np.minimum(typical, np.maximum(dim, far[:, : int(NEAR / 2) + 1].max(1)))
     pull = 2 * (darkest - low - (brightest - low) * fraction) / np.maximum(brightest - low, 1e-6)
-    return 0.5 * (away - along * outward) + hold * along * outward + 0.05 * spacing * pull[:, None] * outward
+    move = 0.5 * (away - along * outward) + hold * along * outward + 0.05 * spacing * pull[:, None] * outward
+    return move.astype(np.float32)
 
 
 def _along(image: Array, vertices: Array, outward: Array, size: Array, reach: float) -> Array:

@@ -17,9 +17,16 @@ Array = NDArray[np.float32]
 def icosphere(level: int) -> tuple[Array, NDArray[np.int64]]:
     """Return points on the unit sphere and triangles: an icosahedron whose edges were halved `level` times."""
     golden = (1 + 5**0.5) / 2
-    points = [(-1, golden, 0), (1, golden, 0), (-1, -golden, 0), (1, -golden, 0), (0, -1, golden), (0, 1, golden)]
+    points: list[tuple[float, float, float]] = [
+        (-1, golden, 0),
+        (1, golden, 0),
+        (-1, -golden, 0),
+        (1, -golden, 0),
+        (0, -1, golden),
+        (0, 1, golden),
+    ]
     points += [(0, -1, -golden), (0, 1, -golden), (golden, 0, -1), (golden, 0, 1), (-golden, 0, -1), (-golden, 0, 1)]
-    vertices = np.asarray(points, dtype=np.float64)
+    vertices: NDArray[np.floating] = np.asarray(points, dtype=np.float64)
     distance = np.linalg.norm(vertices[:, None] - vertices[None], axis=2)
     near = np.isclose(distance, 2.0)
     faces = np.asarray(
