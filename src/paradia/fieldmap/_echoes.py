@@ -55,6 +55,9 @@ def prepare(
     inside = mask[box]
     phase = unwrapped[:, *box][:, inside]
     strength = magnitude[:, *box][:, inside]
+    if not math.isfinite(float(phase.sum()) + float(strength.sum())):
+        broken = int((~(torch.isfinite(phase) & torch.isfinite(strength))).sum())
+        raise NonFiniteError(f"phase or magnitude is NaN or Inf at {broken} places inside the mask. Take those voxels out of the mask.")
     power = (strength / strength.mean().clamp_min(torch.finfo(strength.dtype).tiny)).square()
     slope = torch.tensor([scan.rad_per_ppm(t) for t in scan.echo_times], dtype=phase.dtype, device=phase.device)
     if len(scan.echo_times) == 1:
@@ -70,7 +73,8 @@ def prepare(
     phase = phase - estimate
     field = through_origin(phase, power, slope)
     sigma = noise_level(wrap(phase - slope[:, None] * field), power, 1)
-    field = repair(field, phase, power, slope, sigma, inside)
+    power = trusted(power, sigma)
+    field = repair(through_origin(phase, power, slope), phase, power, slope, sigma, inside)
     return Prepared(phase, power, slope, field, estimate, False, box, inside)
 
 
@@ -117,15 +121,17 @@ def noise_level(residual: Tensor, power: Tensor, parameters: int) -> Tensor:
     return (squares.median() / (freedom * (1 - 2 / (9 * freedom)) ** 3)).sqrt()
 
 
+def trusted(power: Tensor, sigma: Tensor) -> Tensor:
+    """Take from the squared magnitude what noise adds to it, so that an echo that is all noise does not pull."""
+    return (power - 2 * sigma.square()).maximum(0.05 * power)
+
+
 def finish(data: Prepared, field: Tensor, residual: Tensor, shape: torch.Size) -> FieldFit:
     """Give the maps, with the standard deviation that the Fisher information leaves."""
     echoes = len(data.slope)
     parameters = 2 if data.free else 1
-    if echoes > parameters:
-        sigma = noise_level(residual, data.power, parameters)
-    else:
-        sigma = _noise_between_voxels(data)
-    signal = (data.power - 2 * sigma.square()).maximum(0.05 * data.power)  # the squared magnitude holds twice the noise's variance
+    sigma = noise_level(residual, data.power, parameters) if echoes > parameters else _noise_between_voxels(data)
+    signal = trusted(data.power, sigma) if data.free else data.power
     slope = data.slope[:, None]
     information = (signal * slope.square()).sum(0)
     if data.free:
@@ -168,6 +174,9 @@ def _without_alternation(
     share = (slope[1] - slope[0]) / (slope[2] - slope[0])
     bend = 2 * (phase[1] - (1 - share) * phase[0] - share * phase[2])
     weight = 1 / (1 / power[:3].clamp_min(torch.finfo(power.dtype).tiny)).sum(0)
+    agreement = torch.hypot((weight * torch.cos(bend)).sum(), (weight * torch.sin(bend)).sum()) / weight.sum()
+    if bipolar is None and float(agreement) > math.exp(-0.5 * (4 * DETECTABLE) ** 2) and float((weight * torch.cos(bend)).sum()) > 0:
+        return phase  # too little phase is there for any of it to alternate
     ramp = _ramp(bend, weight, inside)
     rest = wrap(bend - ramp)
     middle = torch.atan2((weight * torch.sin(rest)).sum(), (weight * torch.cos(rest)).sum())
@@ -210,9 +219,6 @@ def _check(
             raise MetadataError(f"the scan has {echoes} echo times and {name} {image.shape[0]} echoes. Give one time per echo.")
     if not bool(mask.any()):
         raise MaskError("the mask is empty: no voxel is inside. Give another mask or loosen the mask step's threshold.")
-    broken = int((~(torch.isfinite(unwrapped) & torch.isfinite(magnitude)) & mask).sum())
-    if broken:
-        raise NonFiniteError(f"phase or magnitude is NaN or Inf at {broken} places inside the mask. Take those voxels out of the mask.")
     if offset not in ("smooth", "voxel", "none"):
         raise InputError(f"offset must be 'smooth', 'voxel' or 'none', got {offset!r}.")
     if not scale > 0:

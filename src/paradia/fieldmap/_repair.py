@@ -13,6 +13,9 @@ REACH = 2
 DOUBT = 25.0
 """Misfit, in units of the noise variance, from which a voxel is examined."""
 
+DEPHASED = 0.3
+"""Phase, rad, by which an echo as strong as the strongest may stray from the line; weaker ones more, as their weakness."""
+
 CHUNK = 8192
 
 
@@ -105,10 +108,13 @@ def _choose(
     step = 0.8 / float(slope.max())
     count = min(200, int(1.6 * float(period) / step) + 1)
     ladder = torch.arange(-count, count + 1, device=old.device, dtype=old.dtype) * step
-    candidates = torch.cat((centre[:, None] + ladder, old[:, None]), 1)
-    score = -0.5 * ((candidates - centre[:, None]) / spread[:, None]).square()
+    candidates = torch.cat((centre[:, None] + ladder, old[:, None], (phase[0] / slope[0])[:, None]), 1)
+    first = (phase[0] / slope[0])[:, None]  # what the spatial unwrapping of the earliest echo says
+    near = ((candidates - centre[:, None]) / spread[:, None]).square()
+    score = -0.5 * near.minimum(((candidates - first) / (0.1 * period)).square())
+    trust = power / (1 + DEPHASED**2 * power.amax(0))  # weak echoes beside strong ones are dephased, and their phase strays from the line
     for echo in range(phase.shape[0]):
-        score += power[echo][:, None] * torch.cos(phase[echo][:, None] - slope[echo] * candidates)
+        score += trust[echo][:, None] * torch.cos(phase[echo][:, None] - slope[echo] * candidates)
     best = candidates.gather(1, score.argmax(1, keepdim=True)).squeeze(1)
     gain = (power * slope[:, None].square()).sum(0).clamp_min(torch.finfo(old.dtype).tiny)
     for _ in range(3):
