@@ -39,6 +39,7 @@ def test_what_is_written_reads_back(tmp_path, suffix, data):
 def test_the_same_map_is_the_same_file(tmp_path):
     a, b = (write(tmp_path / name, DATA[0], AFFINE) for name in ("a.nii.gz", "b.nii.gz"))
     assert a.read_bytes() == b.read_bytes()
+    assert a.read_bytes()[4:8] == bytes(4), "the time of writing is left out"
 
 
 def test_masks_are_small_integers(tmp_path):

@@ -90,8 +90,9 @@ def test_nan_is_left_out_of_account_and_becomes_zero():
         (np.cumsum(np.ones(SHAPE), axis=1) * 1.7, "without wraps: already unwrapped"),
         (np.abs(np.random.default_rng(0).normal(size=SHAPE)) * 1000, "cannot be told"),
         (np.random.default_rng(0).normal(size=SHAPE) * 120, "cannot be told"),
+        (1e4 + 1e-3 * np.random.default_rng(0).integers(0, 2, SHAPE), "cannot be told"),
     ],
-    ids=["constant", "nan", "shrunk", "narrow", "unwrapped", "magnitude", "hertz"],
+    ids=["constant", "nan", "shrunk", "narrow", "unwrapped", "magnitude", "hertz", "two-values"],
 )
 def test_what_is_no_phase_or_ambiguous_is_refused(values, says):
     if says.startswith("run"):  # make the range lopsided, so that no rule fits

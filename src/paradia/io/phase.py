@@ -189,8 +189,8 @@ def _wraps(values: NDArray, low: float, high: float) -> bool:
 
 def _full_ends(values: NDArray, low: float, high: float) -> bool:
     """Tell whether both ends of the range are filled as by wrapped phase; a constant background does not count."""
-    sample = values[np.isfinite(values)]
-    counts, _ = np.histogram(sample, bins=50, range=(low, high))
+    sample = (values[np.isfinite(values)].astype(np.float64) - low) / (high - low)
+    counts, _ = np.histogram(sample, bins=50, range=(0, 1))
     fill = np.median(counts)
     return bool(min(counts[0], counts[-1]) >= 0.2 * fill)
 
