@@ -1,122 +1,57 @@
-"""Voxels whose spatial unwrapping failed, found again by all echoes and their neighbours."""
+"""Voxels whose echoes were unwrapped inconsistently, found by their misfit and set right by all echoes together."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from paradia.fieldmap._smooth import wrap
-
-REACH = 2
-"""Neighbours looked at, voxels to each side."""
-
-DOUBT = 25.0
-"""Misfit, in units of the noise variance, from which a voxel is examined."""
-
-DEPHASED = 0.3
-"""Phase, rad, by which an echo as strong as the strongest may stray from the line; weaker ones more, as their weakness."""
-
-CHUNK = 8192
+from paradia.fieldmap._echoes import Prepared, wrap
+from paradia.fieldmap._noise import MISFIT, from_residuals
 
 
-def repair(field: Tensor, phase: Tensor, power: Tensor, slope: Tensor, sigma: Tensor, mask: Tensor, *, rounds: int = 3) -> Tensor:
-    """Return the field with doubtful voxels chosen anew.
+def repair(prepared: Prepared, pace: Tensor) -> Tensor:
+    """Choose, where the echoes contradict each other, the field that fits them best modulo whole turns.
 
-    A voxel is in doubt when its echoes do not fit its field, or when it differs from a neighbour by nearly a turn between echoes. Among
-    many fields it gets the one that all echoes, and the confident neighbours as a prior, make most likely.
+    Candidates are the fit itself, the first echo alone (whose wraps are fewest), and both one turn per echo spacing away.
 
     Parameters
     ----------
-    field
-        Field of the voxels of the mask, ppm.
-    phase
-        Phase less the offset, rad, shape (echo, voxel).
-    power
-        Squared magnitude, same shape.
-    slope
-        Phase that one ppm gathers until each echo, rad.
-    sigma
-        Noise of the real and the imaginary part.
-    mask
-        The voxels.
-    rounds
-        Passes; later ones trust voxels that earlier ones mended.
+    prepared
+        Echoes whose phase is proportional to echo time.
+    pace
+        Phase per second from the unwrapped phases (x, y, z), rad/s.
+
+    Returns
+    -------
+    Tensor
+        Phase per second, the same where nothing was wrong.
     """
-    period = 2 * torch.pi / (slope[1:] - slope[:-1]).min()
-    variance = sigma.square().clamp_min(torch.finfo(field.dtype).tiny)
-    misfit = (power * wrap(phase - slope[:, None] * field).square()).sum(0) / variance
-    doubt = (misfit > DOUBT) | _jumps(field, mask, 0.4 * float(period))
-    place = torch.full(mask.shape, -1, dtype=torch.int64, device=mask.device)
-    place[mask] = torch.arange(field.numel(), device=mask.device)
-    sites = mask.nonzero()
-    for _ in range(rounds):
-        todo = doubt.nonzero().squeeze(1)
-        if todo.numel() == 0:
-            break
-        confident = ~doubt
-        mended, settled = field.clone(), doubt.clone()
-        for part in todo.split(CHUNK):
-            centre, spread, known = _neighbours(part, sites, place, field, confident, period)
-            value, left = _choose(centre, spread, field[part], phase[:, part], power[:, part] / variance, slope, period)
-            mended[part] = torch.where(known, value, field[part])
-            settled[part] = ~known | (left > DOUBT)
-        field, doubt = mended, settled
-    return field
+    phase, weight, mask, times = prepared
+    if phase.shape[0] < 2:
+        return pace
+    _, misfit = from_residuals(phase - pace * times, weight, mask, 1)
+    wrong = mask & (misfit > MISFIT)
+    if not wrong.any():
+        return pace
+    at, echoes, trust = times[:, 0, 0], phase[:, wrong], weight[:, wrong]
+    turn = 2 * torch.pi / (times[1:] - times[:-1]).amin()
+    starts = torch.stack([pace[wrong], echoes[0] / at[0]])
+    candidates = torch.cat([starts, starts + turn, starts - turn])
+    refined = _refine(candidates, echoes, trust, at)
+    left = echoes - refined[:, None] * at
+    cost = (trust * (1 - torch.cos(left))).sum(1)
+    # Echo times with a common measure leave exact aliases, between which only the unwrapped first echo can tell.
+    cost = cost + 0.5 * trust[0] * left[:, 0].square()
+    best = cost.argmin(0, keepdim=True)
+    fixed = pace.clone()
+    fixed[wrong] = refined.gather(0, best)[0]
+    return fixed
 
 
-def _jumps(field: Tensor, mask: Tensor, limit: float) -> Tensor:
-    """Tell which voxels differ from a neighbour by more than the limit."""
-    volume = torch.zeros(mask.shape, dtype=field.dtype, device=field.device)
-    volume[mask] = field
-    marked = torch.zeros_like(mask)
-    for axis in range(3):
-        n = mask.shape[axis]
-        if n < 2:
-            continue
-        here, there = volume.narrow(axis, 0, n - 1), volume.narrow(axis, 1, n - 1)
-        jump = ((there - here).abs() > limit) & mask.narrow(axis, 0, n - 1) & mask.narrow(axis, 1, n - 1)
-        marked.narrow(axis, 0, n - 1).logical_or_(jump)
-        marked.narrow(axis, 1, n - 1).logical_or_(jump)
-    return marked[mask]
-
-
-def _neighbours(
-    part: Tensor, sites: Tensor, place: Tensor, field: Tensor, confident: Tensor, period: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mean and spread of the confident neighbours, and whether there are any."""
-    reach = torch.arange(-REACH, REACH + 1, device=part.device)
-    offsets = torch.cartesian_prod(reach, reach, reach)
-    closeness = torch.exp(-0.5 * offsets.square().sum(1) / 1.5**2)
-    at = sites[part][:, None, :] + offsets
-    size = torch.tensor(place.shape, device=part.device)
-    valid = ((at >= 0) & (at < size)).all(2)
-    at = at.clamp_min(0).minimum(size - 1)
-    index = place[at[..., 0], at[..., 1], at[..., 2]]
-    index0 = index.clamp_min(0)
-    weight = closeness * (valid & (index >= 0) & confident[index0] & (index != part[:, None]))
-    total = weight.sum(1)
-    value = field[index0]
-    mean = (weight * value).sum(1) / total.clamp_min(1e-6)
-    spread = ((weight * (value - mean[:, None]).square()).sum(1) / total.clamp_min(1e-6)).sqrt()
-    return mean, spread + 0.1 * period, total > 0.5
-
-
-def _choose(
-    centre: Tensor, spread: Tensor, old: Tensor, phase: Tensor, power: Tensor, slope: Tensor, period: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the likeliest field near the neighbours' and its misfit."""
-    step = 0.8 / float(slope.max())
-    count = min(200, int(1.6 * float(period) / step) + 1)
-    ladder = torch.arange(-count, count + 1, device=old.device, dtype=old.dtype) * step
-    candidates = torch.cat((centre[:, None] + ladder, old[:, None], (phase[0] / slope[0])[:, None]), 1)
-    first = (phase[0] / slope[0])[:, None]  # what the spatial unwrapping of the earliest echo says
-    near = ((candidates - centre[:, None]) / spread[:, None]).square()
-    score = -0.5 * near.minimum(((candidates - first) / (0.1 * period)).square())
-    trust = power / (1 + DEPHASED**2 * power.amax(0))  # weak echoes beside strong ones are dephased, and their phase strays from the line
-    for echo in range(phase.shape[0]):
-        score += trust[echo][:, None] * torch.cos(phase[echo][:, None] - slope[echo] * candidates)
-    best = candidates.gather(1, score.argmax(1, keepdim=True)).squeeze(1)
-    gain = (power * slope[:, None].square()).sum(0).clamp_min(torch.finfo(old.dtype).tiny)
-    for _ in range(3):
-        best = best + (power * slope[:, None] * torch.sin(phase - slope[:, None] * best)).sum(0) / gain
-    return best, (power * wrap(phase - slope[:, None] * best).square()).sum(0)
+def _refine(candidates: Tensor, echoes: Tensor, trust: Tensor, at: Tensor) -> Tensor:
+    """Bring each candidate (candidate, voxel) to the bottom of its valley."""
+    information = (trust * at.square()).sum(0).clamp_min(1e-30)
+    for _ in range(4):
+        left = wrap(echoes - candidates[:, None] * at)
+        candidates = candidates + (trust * at * left).sum(1) / information
+    return candidates

@@ -1,9 +1,11 @@
-"""Field by a weighted line through the phase of the echoes."""
+"""Weighted straight lines through the unwrapped phases."""
 
 from __future__ import annotations
 
-from paradia.fieldmap._echoes import Offset, finish, line, prepare, through_origin
-from paradia.fieldmap._smooth import wrap
+from paradia.fieldmap._echoes import prepare, wrap
+from paradia.fieldmap._finish import finish
+from paradia.fieldmap._offset import Offset, remove_offset
+from paradia.fieldmap._repair import repair
 from paradia.grid import Grid
 from paradia.scan import Scan
 from paradia.types import Echoes, FieldFit, Mask
@@ -19,65 +21,53 @@ def linear(
     scan: Scan,
     *,
     offset: Offset = "smooth",
-    smoothing: float = 5.0,
+    smoothing: float = 6.0,
     bipolar: bool | None = None,
 ) -> FieldFit:
-    r"""Fit the field to the phase of all echoes by weighted least squares.
-
-    Minimises :math:`\sum_n m_n^2 (\varphi_n - \varphi_0 - 2\pi\bar\gamma B_0 f\,TE_n)^2`, where the offset :math:`\varphi_0` is found
-    first: the intercept of every voxel's echoes, smoothed in space. With the offset known, all echoes together tell where the spatial
-    unwrapping went wrong, and those voxels are chosen anew.
+    r"""Fit :math:`\varphi_n = \varphi_0 + 2\pi\bar\gamma B_0 f\, t_n` with the squared magnitudes as weights.
 
     Parameters
     ----------
     unwrapped
-        Unwrapped phase of every echo, rad, congruent to the wrapped one.
+        Unwrapped phase, rad, shape (echo, x, y, z), congruent to the measured one.
     magnitude
-        Magnitude of every echo, any unit.
+        Magnitude, same shape.
     mask
         Voxels to fit.
     grid
-        Voxel sizes.
+        Its geometry.
     scan
         Echo times and field strength.
     offset
-        ``smooth`` fits one that is smooth in space, ``voxel`` a free one in every voxel (noisier, and nothing is chosen anew), ``none``
-        takes it to be zero. With a single echo it cannot be told from the field and is zero.
+        The phase at echo time zero: ``smooth`` over the head, free in each ``voxel``, or ``none``.
     smoothing
-        Standard deviation of the Gaussian that smooths the offset, mm.
+        Width of the local mean that the smooth offset is made of, mm; 3 to 15.
     bipolar
-        Whether readouts alternate in direction, which adds a phase of alternating sign; unset, it is told from the data.
+        Whether every other echo was read backwards; told from the data when not given.
 
     Returns
     -------
     FieldFit
-        Field and its standard deviation, ppm, and the offset, rad; zero outside the mask.
+        Total field and its standard deviation, ppm, and the offset, rad.
 
     Raises
     ------
-    GeometryError, MetadataError, MaskError, NonFiniteError
-        Shapes or the number of echo times do not fit, the mask is empty, or what is inside it is not finite.
-    InputError
-        A knob that has no such value.
+    MetadataError, GeometryError, MaskError
+        Echoes, shapes or mask that do not fit.
 
     Notes
     -----
-    With equally spaced echoes a field shifted everywhere by a whole turn between echoes fits as well; the one of smallest median is
-    taken. The noise is estimated from what the fit leaves, or with too few echoes from differences between neighbours.
+    With a smooth offset the fit reaches the Cramér–Rao bound of a known offset, half the deviation of a free one. A single
+    echo cannot tell an offset, which then stays in the field.
 
     References
     ----------
-    Eckstein K, et al. Computationally efficient combination of multi-channel phase data from multi-echo acquisitions (ASPIRE). Magn
-    Reson Med 2018;79:2996. https://doi.org/10.1002/mrm.26963
+    Eckstein K, Dymerska B, Bachrata B, et al. Magn Reson Med 2018;79:2996, for the smooth offset. DOI 10.1002/mrm.26963.
     """
-    data = prepare(unwrapped, magnitude, mask, grid, scan, offset, smoothing, bipolar)
-    if len(scan.echo_times) == 1:
-        return finish(data, data.field, data.phase * 0, mask.shape)
-    residual = wrap(data.phase - data.slope[:, None] * data.field)
-    if data.free:
-        step, shift, _ = line(residual, data.power, data.slope)
-        data = data._replace(offset=data.offset + shift, phase=data.phase - shift)
-    else:
-        step = through_origin(residual, data.power, data.slope)
-    field = data.field + step
-    return finish(data, field, wrap(data.phase - data.slope[:, None] * field), mask.shape)
+    prepared, box = prepare(unwrapped, magnitude, mask, grid, scan)
+    prepared, start = remove_offset(prepared, grid, offset, smoothing, bipolar)
+    weight, times = prepared.weight, prepared.times
+    pace = (weight * times * prepared.phase).sum(0) / (weight * times.square()).sum(0).clamp_min(1e-30)
+    pace = repair(prepared, pace)
+    left = wrap(prepared.phase - pace * times)
+    return finish(prepared, pace, left, wrap(start), mask, box, scan, free_offset=offset == "voxel")

@@ -1,24 +1,19 @@
-"""Field by a fit to the complex signal of the echoes."""
+"""Nonlinear fit to the complex echoes."""
 
 from __future__ import annotations
 
-import warnings
-
 import torch
+from torch import Tensor
 
-from paradia.errors import ConvergenceWarning
-from paradia.fieldmap._echoes import Offset, Prepared, finish, prepare
+from paradia.fieldmap._echoes import Prepared, prepare, wrap
+from paradia.fieldmap._finish import finish
+from paradia.fieldmap._offset import Offset, remove_offset
+from paradia.fieldmap._repair import repair
 from paradia.grid import Grid
 from paradia.scan import Scan
-from paradia.types import Callback, Echoes, FieldFit, Mask
+from paradia.types import Echoes, FieldFit, Mask
 
 CITE = "10.1002/mrm.24272"
-
-ACTIVE = 1e-6
-"""Step, rad at the last echo, below which a voxel is done."""
-
-FEW = 1e-3
-"""Share of the voxels that may still move at the end."""
 
 
 def nonlinear(
@@ -29,113 +24,72 @@ def nonlinear(
     scan: Scan,
     *,
     offset: Offset = "smooth",
-    smoothing: float = 5.0,
+    smoothing: float = 6.0,
     bipolar: bool | None = None,
-    max_iter: int = 20,
-    tol: float = 1e-4,
-    callback: Callback | None = None,
+    max_iter: int = 6,
 ) -> FieldFit:
-    r"""Fit the field to the complex signal of all echoes by damped Gauss-Newton steps.
+    r"""Minimise :math:`\sum_n |S_n|^2\,|e^{i\varphi_n} - e^{i(\varphi_0 + 2\pi\bar\gamma B_0 f t_n)}|^2` by Gauss–Newton steps.
 
-    Minimises :math:`\sum_n |m_n e^{i\varphi_n} - m_n e^{i(\varphi_0 + 2\pi\bar\gamma B_0 f\,TE_n)}|^2` in every voxel. Whole turns drop
-    out of it, and noise that turns the phase of a weak echo by more than a right angle no longer pulls. The offset is found first, as in
-    the linear fit, and voxels where the spatial unwrapping went wrong are chosen anew.
+    On complex numbers whole turns do not exist: an echo that noise has thrown around the circle pulls the line no further
+    than one that points away, and what the unwrapping got wrong between echoes is mended.
 
     Parameters
     ----------
     unwrapped
-        Unwrapped phase of every echo, rad, congruent to the wrapped one.
+        Unwrapped phase, rad, shape (echo, x, y, z), congruent to the measured one; the start of the fit.
     magnitude
-        Magnitude of every echo, any unit.
+        Magnitude, same shape.
     mask
         Voxels to fit.
     grid
-        Voxel sizes.
+        Its geometry.
     scan
         Echo times and field strength.
     offset
-        ``smooth`` fits one that is smooth in space, ``voxel`` a free one in every voxel (noisier, and nothing is chosen anew), ``none``
-        takes it to be zero. With a single echo it cannot be told from the field and is zero.
+        The phase at echo time zero: ``smooth`` over the head, free in each ``voxel``, or ``none``.
     smoothing
-        Standard deviation of the Gaussian that smooths the offset, mm.
+        Width of the local mean that the smooth offset is made of, mm; 3 to 15.
     bipolar
-        Whether readouts alternate in direction, which adds a phase of alternating sign; unset, it is told from the data.
+        Whether every other echo was read backwards; told from the data when not given.
     max_iter
-        Most steps, at least 1.
-    tol
-        Largest step, rad at the last echo, at which nearly all voxels count as done.
-    callback
-        Called after every step.
+        Gauss–Newton steps.
 
     Returns
     -------
     FieldFit
-        Field and its standard deviation, ppm, and the offset, rad; zero outside the mask.
+        Total field and its standard deviation, ppm, and the offset, rad.
 
     Raises
     ------
-    GeometryError, MetadataError, MaskError, NonFiniteError
-        Shapes or the number of echo times do not fit, the mask is empty, or what is inside it is not finite.
-    InputError
-        A knob that has no such value.
+    MetadataError, GeometryError, MaskError
+        Echoes, shapes or mask that do not fit.
 
     Notes
     -----
-    The published method fits a free offset in every voxel, which costs noise; ``offset="voxel"`` does that.
+    A single echo cannot tell an offset, which then stays in the field.
 
     References
     ----------
-    Liu T, et al. Nonlinear formulation of the magnetic field to source relationship for robust quantitative susceptibility mapping. Magn
-    Reson Med 2013;69:467. https://doi.org/10.1002/mrm.24272
+    Liu T, Wisnieff C, Lou M, et al. Magn Reson Med 2013;69:467. DOI 10.1002/mrm.24272.
     """
-    data = prepare(unwrapped, magnitude, mask, grid, scan, offset, smoothing, bipolar)
-    if len(scan.echo_times) > 1:
-        data = _iterate(data, max_iter, tol, callback)
-    residual = data.phase - data.slope[:, None] * data.field
-    return finish(data, data.field, torch.sin(residual) * (len(scan.echo_times) > 1), mask.shape)
+    prepared, box = prepare(unwrapped, magnitude, mask, grid, scan)
+    prepared, start = remove_offset(prepared, grid, offset, smoothing, bipolar)
+    weight, times = prepared.weight, prepared.times
+    information = (weight * times.square()).sum(0).clamp_min(1e-30)
+    pace = repair(prepared, (weight * times * prepared.phase).sum(0) / information)
+    pace = _descend(prepared, pace, information, max_iter)
+    left = wrap(prepared.phase - pace * times)
+    return finish(prepared, pace, left, wrap(start), mask, box, scan, free_offset=offset == "voxel")
 
 
-def _iterate(data: Prepared, max_iter: int, tol: float, callback: Callback | None) -> Prepared:
-    field, offset, phase = data.field.clone(), data.offset.clone(), data.phase.clone()
-    slope = data.slope[:, None]
-    active = slice(None)
-    change = torch.inf
-    for iteration in range(1, max_iter + 1):
-        step, shift = _step(phase[:, active], data.power[:, active], slope, field[active], data.free)
-        field[active] += step
-        if data.free:
-            offset[active] += shift
-            phase[:, active] -= shift
-        turned = (step * slope[-1]).abs() + shift.abs()
-        moving = turned > ACTIVE
-        change = float((turned > tol).sum()) / field.numel()
-        if callback is not None:
-            callback(iteration, change)
-        active = moving.nonzero().squeeze(1) if isinstance(active, slice) else active[moving]
-        if change <= FEW or active.numel() == 0:
+def _descend(prepared: Prepared, pace: Tensor, information: Tensor, max_iter: int) -> Tensor:
+    """Gauss–Newton on the circle; the linear fit's curvature bounds the true one, so no step overshoots."""
+    phase, weight, mask, times = prepared
+    if phase.shape[0] < 2:
+        return pace
+    for _ in range(max_iter):
+        step = (weight * times * torch.sin(phase - pace * times)).sum(0) / information
+        pace = pace + step
+        if (step[mask].abs() * times.amax()).amax() < 1e-4:
             break
-    else:
-        warnings.warn(
-            f"nonlinear stopped after {max_iter} steps with {change:.2%} of the voxels still moving. Raise max_iter.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    return data._replace(field=field, offset=offset, phase=phase)
-
-
-def _step(
-    phase: torch.Tensor, power: torch.Tensor, slope: torch.Tensor, field: torch.Tensor, free: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the Gauss-Newton step of the field and of the offset."""
-    tiny = torch.finfo(field.dtype).tiny
-    pull = power * torch.sin(phase - slope * field)
-    information = (power * slope.square()).sum(0).clamp_min(tiny)
-    gradient = (pull * slope).sum(0)
-    if not free:
-        return gradient / information, torch.zeros_like(field)
-    total = power.sum(0).clamp_min(tiny)
-    centre = (power * slope).sum(0) / total
-    spread = (power * (slope - centre).square()).sum(0).clamp_min(tiny)
-    mean = pull.sum(0) / total
-    step = (pull * (slope - centre)).sum(0) / spread
-    return step, mean - step * centre
+    return pace

@@ -13,17 +13,18 @@ CHUNK = 1 << 16
 """Voxels fitted at a time, few enough to stay in the cache."""
 
 
-def check(magnitude: Tensor, mask: Tensor, scan: Scan, least: int, maximum: float) -> None:
+def check(name: str, magnitude: Tensor, mask: Tensor, scan: Scan, least: int, maximum: float) -> None:
     """Refuse what cannot be fitted."""
     echoes = magnitude.shape[0]
     if magnitude.shape[1:] != mask.shape:
         raise GeometryError(
-            f"magnitude and mask differ in shape: {tuple(magnitude.shape[1:])} and {tuple(mask.shape)}. Give a mask on the grid of the echoes."
+            f"magnitude and mask differ in shape: {tuple(magnitude.shape[1:])} and {tuple(mask.shape)}. "
+            "Give a mask on the grid of the echoes."
         )
     if len(scan.echo_times) != echoes:
         raise MetadataError(f"the scan has {len(scan.echo_times)} echo times and the magnitude {echoes} echoes. Give one time per echo.")
     if echoes < least:
-        raise MetadataError(f"this fit of R2* needs at least {least} echoes, got {echoes}. Leave relaxometry out, or give more echoes.")
+        raise MetadataError(f"{name} needs at least {least} echoes, got {echoes}. Leave relaxometry out, or give more echoes.")
     if not bool(mask.any()):
         raise MaskError("the mask is empty: no voxel is inside. Give another mask or loosen the mask step's threshold.")
     broken = int((~torch.isfinite(magnitude) & mask).sum())

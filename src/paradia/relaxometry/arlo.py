@@ -11,12 +11,16 @@ from paradia.types import Decay, Echoes, Mask
 
 CITE = "10.1002/mrm.25137"
 
+LEAST = 1.0
+"""Rate, 1/s, below which the rule needs no correction."""
+
 
 def arlo(magnitude: Echoes, mask: Mask, scan: Scan, *, maximum: float = 500.0) -> Decay:
     r"""Fit a mono-exponential decay by autoregression on linear operations.
 
     For each three neighbouring echoes, the integral of the decay :math:`y=\int S\,dt` (Simpson's rule, for any spacing) and its difference
-    :math:`x=S_0-S_2` obey :math:`x=R_2^*y`; :math:`R_2^*=\sum(xy+\beta x^2)/\sum(y^2+\beta xy)` with :math:`\beta` one third of the spacing.
+    :math:`x=S_0-S_2` obey :math:`x=R_2^*y`; so :math:`R_2^*=\sum(xy+\beta x^2)/\sum(y^2+\beta xy)` with :math:`\beta` one third of the
+    spacing.
 
     Parameters
     ----------
@@ -43,15 +47,16 @@ def arlo(magnitude: Echoes, mask: Mask, scan: Scan, *, maximum: float = 500.0) -
 
     Notes
     -----
-    Simpson's rule on an exponential is good to :math:`(R_2^*\Delta TE)^4/180`. Unequal spacing uses the parabola through the three echoes,
-    with an error of the next lower order. Noise biases rates with little signal at the last echoes; the nonlinear fit is less affected.
+    Simpson's rule on an exponential is good to :math:`(R_2^*\Delta TE)^4/180`, and worse with unequal spacing. Differs from the publication
+    in that the error of the rule is computed for the rate first found and taken off. Noise biases rates with little signal at the last
+    echoes; the nonlinear fit is less affected.
 
     References
     ----------
     Pei M, et al. Algorithm for fast monoexponential fitting based on auto-regression on linear operations (ARLO) of data. Magn Reson Med
     2015;73:843. https://doi.org/10.1002/mrm.25137
     """
-    check(magnitude, mask, scan, 3, maximum)
+    check("arlo", magnitude, mask, scan, 3, maximum)
     signal = magnitude[:, mask]
     times = torch.tensor(scan.echo_times, dtype=torch.float64)
     area, drop, beta = (part.to(signal) for part in _integrals(times))
@@ -60,7 +65,10 @@ def arlo(magnitude: Echoes, mask: Mask, scan: Scan, *, maximum: float = 500.0) -
         y, x = area @ part, drop @ part
         numerator = (x * y + beta * x.square()).sum(0)
         denominator = (y.square() + beta * x * y).sum(0).clamp_min(torch.finfo(part.dtype).tiny)
-        rate = numerator / denominator
+        first = (numerator / denominator).clamp(LEAST, maximum)
+        y = y * _correction(first, times.to(part), area)
+        denominator = (y.square() + beta * x * y).sum(0).clamp_min(torch.finfo(part.dtype).tiny)
+        rate = (x * y + beta * x.square()).sum(0) / denominator
         slope = drop.T @ (y + 2 * beta * x) + area.T @ x - rate * (area.T @ (2 * y + beta * x) + drop.T @ (beta * y))
         leverages.append((slope / denominator).square().sum(0).sqrt())
         decay = torch.exp(-times.to(part)[:, None] * rate.clamp(0, maximum))
@@ -69,6 +77,12 @@ def arlo(magnitude: Echoes, mask: Mask, scan: Scan, *, maximum: float = 500.0) -
         rates.append(rate)
     sigma = noise_level(torch.cat(squares), signal.shape[0] - 2, signal[0], mask)
     return give(torch.cat(rates), sigma * torch.cat(leverages), mask, maximum)
+
+
+def _correction(rate: Tensor, times: Tensor, area: Tensor) -> Tensor:
+    """Return the ratio of the integral of a decay to what the rule makes of it."""
+    decay = torch.exp(-times[:, None] * rate)
+    return (decay[:-2] - decay[2:]) / (rate * (area @ decay))
 
 
 def _integrals(times: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -66,7 +66,7 @@ def nonlinear(
     Hernando D, et al. R2* mapping in the presence of macroscopic B0 field variations. Magn Reson Med 2012;68:830.
     https://doi.org/10.1002/mrm.23306
     """
-    check(magnitude, mask, scan, 2, maximum)
+    check("nonlinear", magnitude, mask, scan, 2, maximum)
     signal = magnitude[:, mask]
     times = torch.tensor(scan.echo_times, dtype=signal.dtype, device=signal.device)[:, None]
     rate, information, squares = _fit(signal, times, maximum, max_iter, tol, callback)

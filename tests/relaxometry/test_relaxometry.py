@@ -1,0 +1,138 @@
+"""R2*: exact without noise, honest about noise, and never garbage."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from paradia.errors import InputError, MaskError, MetadataError, NonFiniteError
+from paradia.registry import load, methods
+from paradia.relaxometry._checks import check
+from paradia.relaxometry.nonlinear import nonlinear
+from paradia.scan import Scan
+
+EVEN = Scan((0.004, 0.010, 0.016, 0.022, 0.028))
+UNEVEN = Scan((0.004, 0.009, 0.0175, 0.024, 0.035))
+
+
+def fit(name, *args, **knobs):
+    return load("relaxometry", name).function(*args, **knobs)
+
+
+@pytest.fixture
+def case(grid, generator):
+    rate = 5 + 70 * torch.rand(grid.shape, generator=generator)
+    height = 200 + 800 * torch.rand(grid.shape, generator=generator)
+    mask = torch.rand(grid.shape, generator=generator) > 0.2
+    return rate, height, mask
+
+
+def decay(rate, height, scan):
+    return torch.stack([height * torch.exp(-t * rate) for t in scan.echo_times])
+
+
+def noisy(clean, sigma, generator):
+    return torch.complex(
+        clean + sigma * torch.randn(clean.shape, generator=generator), sigma * torch.randn(clean.shape, generator=generator)
+    ).abs()
+
+
+@pytest.mark.parametrize("scan", [EVEN, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("name", methods("relaxometry"))
+def test_is_exact_without_noise(name, scan, case):
+    rate, height, mask = case
+    result = fit(name, decay(rate, height, scan), mask, scan)
+    assert float((result.r2star - rate)[mask].abs().max()) < 0.1
+    assert bool((result.r2star[~mask] == 0).all())
+    assert bool((result.r2star_noise[~mask] == 0).all())
+    assert result.r2star.dtype == torch.float32
+
+
+@pytest.mark.parametrize("scan", [EVEN, UNEVEN], ids=["even", "uneven"])
+@pytest.mark.parametrize("name", methods("relaxometry"))
+def test_stated_noise_is_the_noise(name, scan, case, generator):
+    rate, height, mask = case
+    result = fit(name, noisy(decay(rate, height, scan), 3.0, generator), mask, scan)
+    score = ((result.r2star - rate) / result.r2star_noise)[mask]
+    assert 0.9 < float(score.std()) < 1.1
+    assert abs(float(score.mean())) < 0.1
+
+
+@pytest.mark.parametrize("name", methods("relaxometry"))
+def test_does_not_care_for_scale_or_order_of_axes(name, case, generator):
+    rate, height, mask = case
+    data = noisy(decay(rate, height, EVEN), 5.0, generator)
+    plain = fit(name, data, mask, EVEN)
+    scaled = fit(name, 1e-6 * data, mask, EVEN)
+    turned = fit(name, data.permute(0, 3, 1, 2).contiguous(), mask.permute(2, 0, 1).contiguous(), EVEN)
+    torch.testing.assert_close(scaled.r2star, plain.r2star, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(turned.r2star, plain.r2star.permute(2, 0, 1), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", methods("relaxometry"))
+def test_noise_alone_and_zeros_stay_in_range(name, grid, generator):
+    data = noisy(torch.zeros(5, *grid.shape), 1.0, generator)
+    data[:, :4] = 0
+    result = fit(name, data, torch.ones(grid.shape, dtype=torch.bool), EVEN, maximum=300.0)
+    for image in result:
+        assert bool(torch.isfinite(image).all())
+        assert 0 <= float(image.min()) <= float(image.max()) <= 300
+
+
+@pytest.mark.parametrize("name", methods("relaxometry"))
+def test_refuses_what_cannot_be_fitted(name, case):
+    rate, height, mask = case
+    data = decay(rate, height, EVEN)
+    with pytest.raises(MetadataError, match="at least"):
+        fit(name, data[:1], mask, Scan((0.004,)))
+    with pytest.raises(MetadataError, match="5 echoes"):
+        fit(name, data, mask, Scan((0.004, 0.008, 0.012)))
+    with pytest.raises(MaskError, match="empty"):
+        fit(name, data, mask & False, EVEN)
+    with pytest.raises(NonFiniteError, match="inside the mask"):
+        fit(name, data / 0, mask, EVEN)
+    with pytest.raises(InputError, match="maximum"):
+        fit(name, data, mask, EVEN, maximum=0.0)
+
+
+def test_two_echoes_do_for_the_nonlinear_fit(case, generator):
+    rate, height, mask = case
+    smooth = torch.full_like(height, 900.0)
+    scan = Scan((0.005, 0.025))
+    result = nonlinear(noisy(decay(0 * rate + 30, smooth, scan), 9.0, generator), torch.ones_like(mask), scan)
+    assert abs(float((result.r2star - 30).mean())) < 0.1
+    assert 0.85 < float((result.r2star - 30).std() / result.r2star_noise.median()) < 1.15
+
+
+def test_rician_fit_has_less_bias_where_echoes_are_weak(case, generator):
+    rate, _, mask = case
+    data = noisy(decay(0 * rate + 90, 0 * rate + 1000, UNEVEN), 40.0, generator)
+    plain, mended = (nonlinear(data, mask, UNEVEN, rician=flag).r2star[mask].median() - 90 for flag in (False, True))
+    assert abs(float(mended)) < abs(float(plain))
+
+
+def test_reports_progress(case):
+    rate, height, mask = case
+    heard = []
+    nonlinear(decay(rate, height, EVEN), mask, EVEN, callback=lambda i, change: heard.append((i, change)))
+    assert heard[0][0] == 1
+    assert heard[-1][1] < 1e-4
+
+
+def test_shapes_must_fit():
+    with pytest.raises(InputError, match="differ in shape"):
+        check("arlo", torch.ones(3, 4, 5, 6), torch.ones(4, 5, 7, dtype=torch.bool), Scan((0.01, 0.02, 0.03)), 2, 300.0)
+
+
+def test_methods_agree_on_a_real_brain(shared_data):
+    folder = shared_data / "multi-te-magnitude"
+    data = torch.from_numpy(np.asarray(nibabel.load(folder / "magnitude.nii.gz").dataobj, dtype=np.float32)).movedim(-1, 0).contiguous()
+    scan = Scan(tuple(json.loads((folder / "scan.json").read_text())["EchoTime"]), 3.0)
+    mask = data[0] > 150
+    one, two = (fit(name, data, mask, scan).r2star[mask] for name in ("arlo", "nonlinear"))
+    assert 12 < float(two.median()) < 40
+    assert float((one - two).abs().median()) < 2

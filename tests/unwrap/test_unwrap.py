@@ -1,0 +1,257 @@
+"""Unwrapping: whole turns, the right ones, along the right tree."""
+
+from __future__ import annotations
+
+import math
+
+import nibabel
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.sparse.csgraph import minimum_spanning_tree
+from skimage.restoration import unwrap_phase
+
+from paradia.errors import GeometryError, InputError, MaskError, MetadataError, NonFiniteError
+from paradia.registry import load, methods
+from paradia.scan import Scan
+from paradia.unwrap._checks import check
+from paradia.unwrap._pieces import medians
+from paradia.unwrap._spanning import Edges, spanning_shifts
+from paradia.unwrap.laplacian import laplacian
+from paradia.unwrap.romeo import romeo
+
+TURN = 2 * math.pi
+SCAN = Scan((0.004, 0.0115, 0.018), 3.0)
+
+
+def wrapped(phase):
+    return phase - TURN * (phase / TURN).round()
+
+
+@pytest.fixture
+def case(grid, generator):
+    """A bowl of several turns with an offset, noise, and a mask that is no box."""
+    axes = [torch.linspace(-1, 1, n) for n in grid.shape]
+    x, y, z = torch.meshgrid(*axes, indexing="ij")
+    field = 0.9 * x**2 - 0.5 * y + 0.6 * z * x
+    offset = 0.7 + 0.9 * y * z - 0.5 * x
+    truth = torch.stack([offset + SCAN.rad_per_ppm(t) * field for t in SCAN.echo_times])
+    truth = truth + 0.05 * torch.randn(truth.shape, generator=generator)
+    magnitude = torch.stack([(1.2 - x**2 - 0.2 * z) * math.exp(-t * 20) for t in SCAN.echo_times]).clamp_min(0.01)
+    mask = x**2 + y**2 + (z / 1.1) ** 2 < 0.9
+    return truth, magnitude, mask
+
+
+def call(name, phase, magnitude, mask, grid, scan):
+    board = {"phase": phase, "magnitude": magnitude, "mask": mask, "grid": grid, "scan": scan}
+    method = load("unwrap", name)
+    return method.function(**{key: board[key] for key in method.takes})
+
+
+@pytest.mark.parametrize("name", methods("unwrap"))
+def test_keeps_shape_and_is_zero_outside(name, case, grid):
+    truth, magnitude, mask = case
+    result = call(name, wrapped(truth), magnitude, mask, grid, SCAN)
+    assert result.shape == truth.shape
+    assert result.dtype == torch.float32
+    assert bool((result[:, ~mask] == 0).all())
+
+
+@pytest.mark.parametrize("name", methods("unwrap"))
+def test_is_odd_in_the_phase(name, case, grid):
+    truth, magnitude, mask = case
+    forth, back = (call(name, sign * wrapped(truth), magnitude, mask, grid, SCAN) for sign in (1, -1))
+    torch.testing.assert_close(forth, -back, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", methods("unwrap"))
+def test_does_not_care_for_the_order_of_axes(name, case, grid):
+    truth, magnitude, mask = case
+    axes = (2, 0, 1)
+    turned = (0, *(a + 1 for a in axes))
+    plain = call(name, wrapped(truth), magnitude, mask, grid, SCAN).permute(turned)
+    moved = call(
+        name,
+        wrapped(truth).permute(turned).contiguous(),
+        magnitude.permute(turned).contiguous(),
+        mask.permute(axes),
+        grid.permute(axes),
+        SCAN,
+    )
+    torch.testing.assert_close(plain, moved, atol=5e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", methods("unwrap"))
+def test_refuses_what_does_not_fit(name, case, grid):
+    truth, magnitude, mask = case
+    with pytest.raises(MaskError, match="empty"):
+        call(name, truth, magnitude, torch.zeros_like(mask), grid, SCAN)
+    with pytest.raises(NonFiniteError, match="inside the mask"):
+        call(name, truth / 0, magnitude, mask, grid, SCAN)
+
+
+def test_shapes_must_fit(case):
+    truth, magnitude, mask = case
+    with pytest.raises(GeometryError, match="phase and mask differ in shape"):
+        check(truth, mask[:-1])
+    with pytest.raises(GeometryError, match="magnitude and phase differ in shape"):
+        check(truth, mask, magnitude[:2])
+
+
+@pytest.mark.parametrize("mode", ["template", "individual"])
+def test_romeo_finds_the_truth_up_to_one_turn_an_echo(mode, case):
+    truth, magnitude, mask = case
+    error = (romeo(wrapped(truth), magnitude, mask, SCAN, mode=mode) - truth)[:, mask] / TURN
+    assert bool(((error - error[:, :1].round()).abs() < 1e-3).all())
+
+
+@pytest.mark.parametrize("template", [1, 2, 3])
+def test_any_echo_may_be_the_template(template, case):
+    truth, magnitude, mask = case
+    error = (romeo(wrapped(truth), magnitude, mask, SCAN, template=template) - truth)[:, mask] / TURN
+    assert bool(((error - error[:, :1].round()).abs() < 1e-3).all())
+
+
+def test_nan_outside_the_mask_is_allowed(case):
+    truth, magnitude, mask = case
+    phase = torch.where(mask, wrapped(truth), torch.nan)
+    assert bool(torch.isfinite(romeo(phase, torch.where(mask, magnitude, torch.nan), mask, SCAN)).all())
+
+
+def test_is_the_same_bit_for_bit(case):
+    truth, magnitude, mask = case
+    assert torch.equal(*(romeo(wrapped(truth), magnitude, mask, SCAN) for _ in range(2)))
+
+
+def test_pieces_are_levelled_each_for_itself(case):
+    truth, magnitude, mask = case
+    mask = mask.clone()
+    mask[17] = False
+    far = truth.clone()
+    far[:, 18:] += 40.0
+    result = romeo(wrapped(far), magnitude, mask, SCAN, mode="individual")
+    for half in (slice(0, 17), slice(18, None)):
+        inside = mask[half]
+        assert abs(float(result[0, half][inside].median())) <= math.pi + 1e-3
+        error = (result - far)[:, half][:, inside] / TURN
+        assert bool(((error - error[:, :1].round()).abs() < 1e-3).all())
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    sides=st.tuples(*[st.integers(1, 6)] * 3),
+    echoes=st.integers(1, 4),
+    mode=st.sampled_from(["template", "individual"]),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_adds_whole_turns_and_nothing_else(seed, sides, echoes, mode):
+    generator = torch.Generator().manual_seed(seed)
+    phase = (torch.rand((echoes, *sides), generator=generator) - 0.5) * TURN
+    mask = torch.rand(sides, generator=generator) > 0.4
+    mask[0, 0, 0] = True
+    scan = Scan(tuple(0.003 + 0.004 * e for e in range(echoes)))
+    result = romeo(phase, torch.rand((echoes, *sides), generator=generator), mask, scan, mode=mode)
+    turns = ((result - phase) / TURN)[:, mask]
+    assert float((turns - turns.round()).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_tree_is_the_minimum_spanning_tree(seed):
+    generator = torch.Generator().manual_seed(seed)
+    nodes, count = 60, 140
+    pairs = torch.randint(nodes, (count, 2), generator=generator).numpy()
+    pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], 1), axis=0)
+    u, v = (torch.from_numpy(pairs[:, i].copy()) for i in range(2))
+    key = torch.randperm(len(pairs), generator=generator) + 1
+    jump = torch.randint(-3, 4, (len(pairs),), generator=generator)
+    shift, tree = spanning_shifts(Edges(u, v, key, jump), nodes)
+    forest = minimum_spanning_tree(
+        scipy.sparse.csr_array((key.numpy().astype(float), (u.numpy(), v.numpy())), shape=(nodes, nodes))
+    ).tocoo()
+    chosen = torch.isin(key, torch.from_numpy(forest.data.astype(np.int64)))
+    torch.testing.assert_close((shift[u] - shift[v])[chosen], jump[chosen])
+    _, pieces = scipy.sparse.csgraph.connected_components(forest, directed=False)
+    assert len(set(zip(pieces.tolist(), tree.tolist(), strict=True))) == len(set(pieces.tolist())) == len(set(tree.tolist()))
+
+
+def test_agrees_with_another_program_where_it_is_easy(case):
+    truth, magnitude, _ = case
+    everywhere = torch.ones(truth.shape[1:], dtype=torch.bool)
+    phase = wrapped(truth[:1])
+    ours = romeo(phase, magnitude[:1], everywhere, Scan((0.004,)))[0]
+    theirs = torch.from_numpy(unwrap_phase(phase[0].numpy().astype(float))).float()
+    difference = (ours - theirs) / TURN
+    assert float((difference - difference.flatten()[0].round()).abs().max()) < 1e-3
+
+
+def test_medians_are_those_of_each_piece(generator):
+    value, piece = torch.rand(101, generator=generator), torch.randint(4, (101,), generator=generator)
+    for number in range(4):
+        torch.testing.assert_close(medians(value, piece)[piece == number].unique(), value[piece == number].median()[None])
+
+
+def test_romeo_refuses_knobs_that_mean_nothing(case):
+    truth, magnitude, mask = case
+    with pytest.raises(InputError, match="echo from 1 to 3"):
+        romeo(truth, magnitude, mask, SCAN, template=4)
+    with pytest.raises(InputError, match="weights are some of"):
+        romeo(truth, magnitude, mask, SCAN, weights=("fase",))
+    with pytest.raises(MetadataError, match="2 echo times"):
+        romeo(truth, magnitude, mask, Scan((0.004, 0.008)))
+
+
+def test_every_term_of_the_weight_serves(case):
+    truth, magnitude, mask = case
+    for term in ("phase", "gradient", "linearity", "magnitude", "signal"):
+        turns = ((romeo(wrapped(truth), magnitude, mask, SCAN, weights=(term,)) - wrapped(truth)) / TURN)[:, mask]
+        assert float((turns - turns.round()).abs().max()) < 1e-3
+
+
+def test_laplacian_recovers_a_smooth_phase(case, grid):
+    truth, _, mask = case
+    result = laplacian(wrapped(truth), mask, grid)[0][mask]
+    both = torch.stack((result, truth[0][mask]))
+    assert float(torch.corrcoef(both)[0, 1]) > 0.9
+
+
+def volumes(folder, *names):
+    return [torch.from_numpy(np.asarray(nibabel.load(folder / f"{name}.nii.gz").dataobj, dtype=np.float32)) for name in names]
+
+
+def test_agrees_with_a_published_result(shared_data):
+    magnitude, phase, published = volumes(shared_data / "unwrap-reference", "magnitude", "phase", "unwrapped")
+    mask = published != 0
+    result = romeo(phase[None], magnitude[None], mask, Scan((0.03,)))[0]
+    turns = ((result - published) / TURN)[mask]
+    agree = float(((turns - turns.median().round()).abs() < 0.5).double().mean())
+    print(f"agrees in {100 * agree:.2f} % of {int(mask.sum())} voxels")
+    assert agree > 0.8  # noise leaves the choice of path open, and there are only nine slices
+
+
+def test_strong_sinus_wraps_leave_few_jumps(shared_data):
+    magnitude, phase, brain = volumes(shared_data / "slab-3t-te30", "magnitude", "phase", "mask")
+    mask = brain > 0
+    result = romeo(-phase[None], magnitude[None], mask, Scan((0.03,)))[0]
+    jumps = total = 0
+    for axis in range(3):
+        n = mask.shape[axis]
+        both = mask.narrow(axis, 0, n - 1) & mask.narrow(axis, 1, n - 1)
+        jumps += int((result.diff(dim=axis).abs() > math.pi)[both].sum())
+        total += int(both.sum())
+    print(f"{1e4 * jumps / total:.1f} steps in 10,000 exceed half a turn")
+    assert jumps / total < 0.01
+
+
+def test_three_echoes_of_a_vein(shared_data):
+    magnitude, phase = volumes(shared_data / "megre-crop-small", "magnitude", "phase")
+    phase = (phase * (math.pi / 0.0036743775)).movedim(-1, 0).contiguous()
+    magnitude = magnitude.movedim(-1, 0).contiguous()
+    mask = torch.ones(phase.shape[1:], dtype=torch.bool)
+    result = romeo(phase, magnitude, mask, Scan((0.004, 0.008, 0.012), 7.0))
+    turns = (result - phase) / TURN
+    assert float((turns - turns.round()).abs().max()) < 1e-3
+    steps = (result[2] - 2 * result[1] + result[0]).abs()
+    assert float((steps < 1.0).double().mean()) > 0.9
