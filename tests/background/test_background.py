@@ -27,16 +27,26 @@ class Case(NamedTuple):
     noise: torch.Tensor
 
 
-@pytest.fixture(scope="module")
-def case():
-    """A head on a coarse, oblique grid; its sinuses make a background far larger than the local field."""
-    grid = Grid((62, 75, 54), (2.7, 2.6, 3.0), (0.2, -0.3, 0.93))
+def simulate(grid):
+    """Sinuses make a background far larger than the local field."""
     truth = head(grid, seed=1)
     mask = truth.mask
     local, background = truth.local_field * mask, (truth.total_field - truth.local_field) * mask
     noise = 0.001 * mask
     total = (local + background) + noise * torch.randn(grid.shape, generator=torch.Generator().manual_seed(7))
     return Case(local, background, total, mask, grid, noise)
+
+
+@pytest.fixture(scope="module")
+def fine():
+    """Fine enough to judge the result."""
+    return simulate(Grid((62, 75, 54), (2.7, 2.6, 3.0), (0.2, -0.3, 0.93)))
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Just enough for the laws that hold on any grid."""
+    return simulate(Grid((38, 45, 36), (4.4, 4.4, 4.6), (0.2, -0.3, 0.93)))
 
 
 @pytest.fixture(params=METHODS)
@@ -57,10 +67,10 @@ def test_all_methods_have_bounds():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_recovers_the_truth(name, case):
-    assert case.background[case.mask].std() > 10 * case.local[case.mask].std()
-    local, mask = load("background", name).function(case.total, case.mask, case.grid)
-    slope, correlation, bias = agreement(local, case.local, mask)
+def test_recovers_the_truth(name, fine):
+    assert fine.background[fine.mask].std() > 10 * fine.local[fine.mask].std()
+    local, mask = load("background", name).function(fine.total, fine.mask, fine.grid)
+    slope, correlation, bias = agreement(local, fine.local, mask)
     slope_off, least, bias_off, _ = BOUNDS[name]
     assert abs(slope - 1) < slope_off, slope
     assert correlation > least, correlation
@@ -68,9 +78,9 @@ def test_recovers_the_truth(name, case):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_harmonic_fields_vanish(name, case):
-    local, mask = load("background", name).function(case.background, case.mask, case.grid)
-    assert local[mask].std() < BOUNDS[name][3] * case.background[mask].std()
+def test_harmonic_fields_vanish(name, fine):
+    local, mask = load("background", name).function(fine.background, fine.mask, fine.grid)
+    assert local[mask].std() < BOUNDS[name][3] * fine.background[mask].std()
 
 
 def test_keeps_shape_precision_and_mask(remove, case):
@@ -80,7 +90,7 @@ def test_keeps_shape_precision_and_mask(remove, case):
     assert local[~mask].abs().max() == 0
     assert mask.dtype == torch.bool
     assert not (mask & ~case.mask).any()
-    assert mask.sum() > 0.6 * case.mask.sum()
+    assert mask.sum() > 0.3 * case.mask.sum()
     assert remove(case.total.double(), case.mask, case.grid).local_field.dtype == torch.float64
 
 
@@ -98,10 +108,10 @@ def test_a_batch_changes_nothing(remove, case):
 
 
 @pytest.mark.parametrize("axes", [(1, 2, 0), (0, 2, 1)])
-def test_turns_with_the_axes(remove, case, axes):
-    total = case.total.double()  # many iterations amplify the rounding of single precision
-    turned = remove(total.permute(axes), case.mask.permute(axes), case.grid.permute(axes))
-    straight = remove(total, case.mask, case.grid)
+def test_turns_with_the_axes(remove, fine, axes):
+    total = fine.total.double()  # many iterations amplify the rounding of single precision
+    turned = remove(total.permute(axes), fine.mask.permute(axes), fine.grid.permute(axes))
+    straight = remove(total, fine.mask, fine.grid)
     assert torch.equal(turned.mask, straight.mask.permute(axes))
     torch.testing.assert_close(turned.local_field, straight.local_field.permute(axes), rtol=1e-2, atol=2e-4)
 
@@ -134,7 +144,7 @@ def test_empty_mask_is_refused(remove, case):
 
 
 def test_shapes_that_do_not_fit_are_named(remove, case):
-    with pytest.raises(GeometryError, match=r"mask has shape \(61, 75, 54\), but the grid \(62, 75, 54\)"):
+    with pytest.raises(GeometryError, match=r"mask has shape \(37, 45, 36\), but the grid \(38, 45, 36\)"):
         remove(case.total[1:], case.mask[1:], case.grid)
 
 
@@ -145,32 +155,33 @@ def test_mask_too_thin_for_any_sphere(case):
         load("background", "vsharp").function(case.total, thin, case.grid)
 
 
-def test_vsharp_gives_up_no_more_than_its_smallest_sphere(case):
+def test_vsharp_gives_up_no_more_than_its_smallest_sphere(fine):
     vsharp = load("background", "vsharp").function
-    kept = [int(vsharp(case.total, case.mask, case.grid, radius_min=r).mask.sum()) for r in (2.5, 5.0, 8.0)]
+    kept = [int(vsharp(fine.total, fine.mask, fine.grid, radius_min=r).mask.sum()) for r in (2.5, 5.0, 8.0)]
     assert kept[0] > kept[1] > kept[2] > 0
 
 
-def test_sources_inside_keep_the_local_field(case):
+def test_sources_inside_keep_the_local_field(fine):
     """What the joint fit is for: much closer to the truth at the edge than sources outside alone."""
     errors = {}
     for name in ("pdf", "joint"):
-        local, mask = load("background", name).function(case.total, case.mask, case.grid, case.noise)
-        errors[name] = float((local - case.local)[mask].norm())
+        local, mask = load("background", name).function(fine.total, fine.mask, fine.grid, fine.noise)
+        errors[name] = float((local - fine.local)[mask].norm())
     assert errors["joint"] < 0.9 * errors["pdf"]
 
 
+@pytest.mark.filterwarnings("ignore::paradia.errors.ConvergenceWarning")
 @pytest.mark.parametrize("name", ["pdf", "joint"])
-def test_noise_is_put_to_use(name, case):
+def test_noise_is_put_to_use(name, fine):
     method = load("background", name).function
-    noise = case.noise.clone()
+    noise = fine.noise.clone()
     noise[24:] = 0.3
-    noisy = case.total + torch.where(noise > 0.1, noise, 0.0) * case.mask * torch.randn(
+    noisy = fine.total + torch.where(noise > 0.1, noise, 0.0) * fine.mask * torch.randn(
         noise.shape, generator=torch.Generator().manual_seed(3)
     )
-    good = case.mask.clone()
+    good = fine.mask.clone()
     good[22:] = False
-    plain, told = ((method(noisy, case.mask, case.grid, n).local_field - case.local)[good].std() for n in (None, noise))
+    plain, told = ((method(noisy, fine.mask, fine.grid, n).local_field - fine.local)[good].std() for n in (None, noise))
     assert told < plain
 
 
