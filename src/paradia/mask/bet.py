@@ -23,7 +23,7 @@ WORKING = 2.0
 """Voxel size at which the surface is grown, mm."""
 
 
-def bet(magnitude: Echoes, grid: Grid, *, fraction: float = 0.7, smoothness: float = 1.0, snap: float = 2.0, max_iter: int = 400) -> Mask:
+def bet(magnitude: Echoes, grid: Grid, *, fraction: float = 0.55, smoothness: float = 1.0, snap: float = 2.0, max_iter: int = 400) -> Mask:
     r"""Extract the brain.
 
     The echoes are joined to the root of their summed squares, which favours the early ones, and the coils' smooth bias is

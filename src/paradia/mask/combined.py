@@ -13,7 +13,7 @@ CITE = "10.1002/mrm.30006"
 
 
 def combined(
-    phase: Echoes, magnitude: Echoes, grid: Grid, scan: Scan, *, fraction: float = 0.7, threshold: float = 0.0, closing: float = 4.0
+    phase: Echoes, magnitude: Echoes, grid: Grid, scan: Scan, *, fraction: float = 0.55, threshold: float = 0.0, closing: float = 4.0
 ) -> Mask:
     """Extract the brain and drop the regions at its edge whose phase cannot be trusted.
 
