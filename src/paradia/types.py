@@ -40,6 +40,8 @@ class FieldFit(NamedTuple):
     """Standard deviation of the field, ppm, zero outside the mask."""
     offset: Volume
     """Phase at echo time zero, rad, in (−π, π]."""
+    mask: Mask
+    """Where the fit can be believed; never larger than the mask given."""
 
 
 class LocalField(NamedTuple):

@@ -143,7 +143,7 @@ def test_odd_in_the_phase_and_nothing_outside_the_mask(name):
     assert torch.allclose(mirrored.total_field, -fit.total_field, atol=1e-5)
     for part in fit:
         assert part.shape == GRID.shape
-        assert part.dtype == torch.float32
+        assert part.dtype == (torch.bool if part is fit.mask else torch.float32)
         assert torch.isfinite(part).all()
         assert not part[~mask].any()
 
@@ -182,6 +182,20 @@ def test_voxels_without_signal_have_a_number_and_large_noise(name):
     fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
     assert torch.isfinite(fit.total_field).all()
     assert fit.noise[20, 25, 18] > 100 * fit.noise[mask].median()
+
+
+@every
+def test_what_the_echoes_do_not_tell_is_peeled_off_the_edge_and_kept_inside(name):
+    _, _, _, mask = truth(EVEN)
+    unwrapped, magnitude = measured(EVEN, 60)
+    magnitude[:, :, :, 30:] *= 0.001  # signal lost beside air
+    magnitude[:, 20:23, 24:27, 17:19] *= 0.001  # and in a bleeding
+    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
+    assert not fit.mask[:, :, 30:].any()
+    assert fit.mask[20:23, 24:27, 17:19].all()
+    assert torch.equal(fit.mask[:, :, :29], mask[:, :, :29])
+    everything = Step("fieldmap", name, {"noise_limit": math.inf})(unwrapped, magnitude, mask, GRID, EVEN)
+    assert torch.equal(everything.mask, mask)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from paradia.fieldmap._echoes import Prepared
 from paradia.fieldmap._noise import field_noise
+from paradia.fieldmap._reliable import reliable
 from paradia.scan import Scan
 from paradia.types import FieldFit
 
@@ -20,13 +22,17 @@ def finish(
     scan: Scan,
     *,
     free_offset: bool,
+    noise_limit: float,
 ) -> FieldFit:
     """Convert to ppm, estimate the noise, and put all back on the volume that the mask belongs to."""
     per_ppm = scan.rad_per_ppm(1.0)
     noise = field_noise(prepared, left, free_offset=free_offset, per_ppm=per_ppm)
-    maps = []
-    for part in (pace / per_ppm, noise, offset):
+
+    def whole(part: Tensor) -> Tensor:
         volume = part.new_zeros(mask.shape)
         volume[box] = part * prepared.mask
-        maps.append(volume)
-    return FieldFit(*maps)
+        return volume
+
+    believed = torch.zeros_like(mask)
+    believed[box] = reliable(prepared.mask, noise, noise_limit)
+    return FieldFit(whole(pace / per_ppm), whole(noise), whole(offset), believed)

@@ -23,6 +23,7 @@ def linear(
     offset: Offset = "smooth",
     smoothing: float = 6.0,
     bipolar: bool | None = None,
+    noise_limit: float = 6.0,
 ) -> FieldFit:
     r"""Fit :math:`\varphi_n = \varphi_0 + 2\pi\bar\gamma B_0 f\, t_n` with the squared magnitudes as weights.
 
@@ -44,11 +45,13 @@ def linear(
         Width of the local mean that the smooth offset is made of, mm; 3 to 15.
     bipolar
         Whether every other echo was read backwards; told from the data when not given.
+    noise_limit
+        Multiple of the median noise above which voxels at the edge are left out of the mask; 3 to 10, infinite for none.
 
     Returns
     -------
     FieldFit
-        Total field and its standard deviation, ppm, and the offset, rad.
+        Total field and its standard deviation, ppm, the offset, rad, and the mask less what the echoes do not tell.
 
     Raises
     ------
@@ -70,4 +73,4 @@ def linear(
     pace = (weight * times * prepared.phase).sum(0) / (weight * times.square()).sum(0).clamp_min(1e-30)
     pace = repair(prepared, pace)
     left = wrap(prepared.phase - pace * times)
-    return finish(prepared, pace, left, wrap(start), mask, box, scan, free_offset=offset == "voxel")
+    return finish(prepared, pace, left, wrap(start), mask, box, scan, free_offset=offset == "voxel", noise_limit=noise_limit)

@@ -26,6 +26,7 @@ def nonlinear(
     offset: Offset = "smooth",
     smoothing: float = 6.0,
     bipolar: bool | None = None,
+    noise_limit: float = 6.0,
     max_iter: int = 6,
 ) -> FieldFit:
     r"""Minimise :math:`\sum_n |S_n|^2\,|e^{i\varphi_n} - e^{i(\varphi_0 + 2\pi\bar\gamma B_0 f t_n)}|^2` by Gauss–Newton steps.
@@ -51,13 +52,15 @@ def nonlinear(
         Width of the local mean that the smooth offset is made of, mm; 3 to 15.
     bipolar
         Whether every other echo was read backwards; told from the data when not given.
+    noise_limit
+        Multiple of the median noise above which voxels at the edge are left out of the mask; 3 to 10, infinite for none.
     max_iter
         Gauss–Newton steps.
 
     Returns
     -------
     FieldFit
-        Total field and its standard deviation, ppm, and the offset, rad.
+        Total field and its standard deviation, ppm, the offset, rad, and the mask less what the echoes do not tell.
 
     Raises
     ------
@@ -79,7 +82,7 @@ def nonlinear(
     pace = repair(prepared, (weight * times * prepared.phase).sum(0) / information)
     pace = _descend(prepared, pace, information, max_iter)
     left = wrap(prepared.phase - pace * times)
-    return finish(prepared, pace, left, wrap(start), mask, box, scan, free_offset=offset == "voxel")
+    return finish(prepared, pace, left, wrap(start), mask, box, scan, free_offset=offset == "voxel", noise_limit=noise_limit)
 
 
 def _descend(prepared: Prepared, pace: Tensor, information: Tensor, max_iter: int) -> Tensor:
