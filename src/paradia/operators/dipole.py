@@ -50,7 +50,8 @@ def dipole_kernel(grid: Grid) -> Tensor:
     mixed_free = torch.zeros((), dtype=torch.float64)
     squared = torch.zeros((), dtype=torch.float64)
     for axis, (k, b) in enumerate(zip(frequencies(grid), grid.b0_dir, strict=True)):
-        highest = k.abs() * grid.voxel_size[axis] == 0.5  # +k and −k share this sample: their mixed terms cancel
+        waves = (k.abs() * grid.extent[axis]).round()  # whole numbers: k itself carries the rounding of the voxel size
+        highest = 2 * waves == grid.shape[axis]  # +k and −k share this sample: their mixed terms cancel
         along = along + b * k.masked_fill(highest, 0.0)
         mixed_free = mixed_free + (b * k).square().masked_fill(~highest, 0.0)
         squared = squared + k.square()
