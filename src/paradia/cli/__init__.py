@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 
@@ -9,21 +10,44 @@ import warnings
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status.
 
-    What is the user's to mend is told in a sentence; anything else is a bug and keeps its traceback.
+    Returns
+    -------
+    int
+        0 when all is done, 1 when some acquisitions failed, 2 when something given has to be mended first, 130 when interrupted.
+        Anything unforeseen is a bug and keeps its traceback.
     """
+    from cyclopts import CycloptsError
+
     from paradia.cli.app import app
     from paradia.errors import ParadiaError
 
-    warnings.showwarning = _show_warning
+    logger = logging.getLogger("paradia")
+    spoken = logging.StreamHandler(sys.stderr)
+    spoken.setLevel(logging.WARNING)
+    spoken.setFormatter(logging.Formatter("paradia: %(message)s"))
+    spoken.addFilter(told_elsewhere)
+    logger.addHandler(spoken)
     try:
-        status = app()(arguments, exit_on_error=True, print_error=True)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status = app()(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        sys.stderr.write(f"paradia: {error} See paradia --help.\n")
+        return 2
     except ParadiaError as error:
         sys.stderr.write(f"paradia: {error}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("paradia: interrupted. What was finished is kept; the same command goes on from there.\n")
         return 130
+    finally:
+        logger.removeHandler(spoken)
     return status if isinstance(status, int) else 0
+
+
+def told_elsewhere(record: logging.LogRecord) -> bool:
+    """Keep a log from saying what the commands say of a run by themselves, with the name of the acquisition."""
+    return not record.name.startswith(("paradia.pipeline", "paradia.cli"))
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):  # noqa: ARG001

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cyclopts import App, Group
+from cyclopts import App, Group, Parameter
 
 import paradia
 from paradia.registry import STAGES, methods, summary
@@ -23,6 +23,7 @@ def app() -> App:
         version=paradia.__version__,
         help_format="rst",
         result_action="return_value",
+        default_parameter=Parameter(negative_iterable=(), negative_none=()),
     )
     for name, text in COMMANDS.items():
         root.command(f"paradia.cli.{name}:{name}", name=name, help=text)

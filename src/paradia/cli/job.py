@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,14 +17,16 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 import paradia
-from paradia.errors import FileError, OutputBusyError
+from paradia.errors import FileError, InputError, OutputBusyError
 from paradia.io.acquisition import Acquisition
 from paradia.io.atomic import sweep
-from paradia.io.derivatives import write_dataset_description, write_map, write_provenance
+from paradia.io.derivatives import map_path, write_dataset_description, write_map, write_provenance
 from paradia.io.hashing import fingerprints
+from paradia.io.sidecar import read_json
 from paradia.metrics.quality import judge
 from paradia.pipeline.execute import Outcome, Progress, StepRecord, execute
 from paradia.pipeline.protocol import Protocol
+from paradia.pipeline.step import Step
 from paradia.pipeline.store import Store
 from paradia.report.page import write_report
 from paradia.report.record import RunRecord
@@ -31,7 +35,12 @@ WRITTEN = ("mask", "total_field", "noise", "local_field", "local_mask", "chi", "
 """Maps that a run writes, where it made them."""
 
 WORK = ".paradia"
-"""Folder inside the output that holds the results of steps and the lock."""
+"""Folder inside the output that holds the results of steps, the lock and the log."""
+
+LOG = f"{WORK}/run.log"
+"""The log, inside the output."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,13 +51,6 @@ class Job:
     out: Path
     device: str
     command: str
-
-
-def pick_device(name: str) -> str:
-    """Turn ``auto`` into the best device there is."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def versions() -> dict[str, str]:
@@ -62,16 +64,20 @@ def versions() -> dict[str, str]:
     }
 
 
-def open_output(out: Path, source: Path | None = None) -> FileLock:
-    """Make the output folder ready and hold it for one run.
+@contextmanager
+def open_output(out: Path, source: Path | None = None) -> Iterator[None]:
+    """Hold an output folder for one run, with a log in it.
 
     Raises
     ------
+    InputError
+        The folder belongs to other data.
     FileError
-        The folder cannot be written to.
+        It cannot be written to.
     OutputBusyError
         Another run holds it.
     """
+    _check_foreign(out)
     try:
         (out / WORK).mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / WORK / "lock")
@@ -80,13 +86,58 @@ def open_output(out: Path, source: Path | None = None) -> FileLock:
         raise OutputBusyError(f"another run is writing to {out}. Wait for it, or give another output folder.") from error
     except OSError as error:
         raise FileError(f"cannot write to {out}: {error.strerror or error}. Give another output folder.") from error
-    try:
+    with lock, logged(out):
         sweep(out)
+        for part in (out / WORK / "steps").glob("*.part"):
+            part.unlink(missing_ok=True)
         write_dataset_description(out, version=paradia.__version__, source=source)
-    except BaseException:
-        lock.release()
-        raise
-    return lock
+        yield
+
+
+@contextmanager
+def logged(out: Path) -> Iterator[None]:
+    """Keep a log of everything that is said, with the time; several processes may write to it.
+
+    Raises
+    ------
+    FileError
+        It cannot be opened.
+    """
+    try:
+        handler = _Quiet(out / LOG, mode="a", encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"cannot write {out / LOG}: {error.strerror or error}. Give another output folder.") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    handler.addFilter(lambda record: not record.name.startswith("paradia.pipeline"))  # said with the acquisition's name below
+    logger = logging.getLogger("paradia")
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+        handler.close()
+
+
+class _Quiet(logging.FileHandler):
+    """A log that never stops a run; a full disk is told by whoever writes a map."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Let the record go."""
+
+
+def _check_foreign(out: Path) -> None:
+    """Refuse a folder that another data set lives in: its description would be overwritten."""
+    description = out / "dataset_description.json"
+    if not description.is_file():
+        return
+    makers = read_json(description).get("GeneratedBy") or [{}]
+    if not any(isinstance(maker, dict) and maker.get("Name") == "paradia" for maker in makers):
+        raise InputError(
+            f"{out} holds another data set, and inputs are only read. Give a folder such as {out / 'derivatives' / 'paradia'}."
+        )
 
 
 def process(acquisition: Acquisition, job: Job, progress: Progress | None = None) -> tuple[Path, Outcome]:
@@ -98,8 +149,17 @@ def process(acquisition: Acquisition, job: Job, progress: Progress | None = None
         The report.
     Outcome
         What the run gave, maps and all.
+
+    Raises
+    ------
+    InputError
+        A map would take the place of an input, or a step cannot work on these data.
+    FileError
+        The output cannot be written.
     """
     start = time.perf_counter()
+    title = acquisition.name or job.out.resolve().name
+    _check_inputs_stay(acquisition, job.out)
     board: dict[str, Any] = {name: getattr(acquisition, name) for name in ("magnitude", "phase", "grid", "scan")}
     messages = list(acquisition.notes)
     if acquisition.nonfinite is not None:
@@ -107,8 +167,13 @@ def process(acquisition: Acquisition, job: Job, progress: Progress | None = None
     if acquisition.mask is not None:
         board["mask"] = acquisition.mask
         messages.append("The mask was given, not found: the mask stage was left out.")
+    log.info("%s: begins, protocol %s on %s", title, job.protocol.name, job.device)
+    for note in messages:
+        log.info("%s: %s", title, note)
     store = Store(job.out / WORK / "steps")
-    outcome = execute(job.protocol, board, store, device=job.device, progress=progress)
+    outcome = execute(job.protocol, board, store, device=job.device, progress=_noted(title, progress))
+    for message in outcome.messages:
+        log.warning("%s: %s", title, message)
     maps = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in outcome.maps.items()}
     if "r2star" in maps:
         maps["t2star"] = torch.where(maps["r2star"] > 0, 1 / maps["r2star"].clamp_min(1e-3), 0.0)
@@ -117,7 +182,7 @@ def process(acquisition: Acquisition, job: Job, progress: Progress | None = None
             write_map(job.out, acquisition.name, name, maps[name], acquisition.affine, _sidecar(name, acquisition, outcome, maps))
     findings = judge({**board, **maps})
     record = RunRecord(
-        title=acquisition.name or "scan",
+        title=title,
         grid=acquisition.grid,
         scan=acquisition.scan,
         protocol=job.protocol.name,
@@ -129,8 +194,32 @@ def process(acquisition: Acquisition, job: Job, progress: Progress | None = None
         numbers=findings,
     )
     write_provenance(job.out, acquisition.name, _provenance(record, time.perf_counter() - start))
-    report = write_report(job.out / f"{acquisition.name or 'report'}.html", record, {**board, **maps}, affine=acquisition.affine)
+    affine = acquisition.affine if acquisition.oriented else None
+    report = write_report(job.out / f"{acquisition.name or 'report'}.html", record, {**board, **maps}, affine=affine)
+    log.info("%s: done in %.1f s, %s", title, time.perf_counter() - start, report)
     return report, outcome
+
+
+def _check_inputs_stay(acquisition: Acquisition, out: Path) -> None:
+    """Refuse to write a map over a file that it is made from."""
+    inputs = {path.resolve() for path in acquisition.sources}
+    for name in WRITTEN:
+        path = map_path(out, acquisition.name, name)
+        if path.resolve() in inputs:
+            raise InputError(f"the input {path} would be overwritten. Give another output folder.")
+
+
+def _noted(title: str, progress: Progress | None) -> Progress:
+    """Write every finished step to the log, and pass it on."""
+
+    def both(step: Step, state: str, value: float) -> None:
+        if state in ("done", "kept", "skipped"):
+            said = {"done": f"{value:.2f} s", "kept": "kept from an earlier run", "skipped": "left out"}[state]
+            log.info("%s: %s %s, %s", title, step.stage, step.method, said)
+        if progress is not None:
+            progress(step, state, value)
+
+    return both
 
 
 def _sidecar(name: str, acquisition: Acquisition, outcome: Outcome, maps: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +239,7 @@ def _sidecar(name: str, acquisition: Acquisition, outcome: Outcome, maps: Mappin
         if made_by.cite:
             entry["DOI"] = made_by.cite
     if name == "chi":
-        inside = maps["chi"][maps["local_mask"]]
+        inside = maps["chi"][maps.get("local_mask", maps["mask"])]
         entry["Reference"] = next((s.method for s in outcome.steps if s.stage == "reference"), "none")
         entry["WholeBrainMean"] = float(inside.mean())
         entry["WholeBrainSD"] = float(inside.std())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 
 from paradia.pipeline.step import Step
@@ -29,8 +30,20 @@ class Progress:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(text)
+        """Print a line, with rich's markup."""
+        self.console.print(text, soft_wrap=True)
+
+    def done(self, text: str) -> None:
+        """Print what was finished."""
+        self.say(f"[green]✓[/] {escape(text)}")
+
+    def failed(self, text: str) -> None:
+        """Print what failed."""
+        self.say(f"[red]✗[/] {escape(text)}")
+
+    def warn(self, text: str) -> None:
+        """Print what a run was told of by the way."""
+        self.say(f"  [yellow]![/] {escape(text)}")
 
     def __call__(self, step: Step, state: str, value: float) -> None:
         """Draw what a run tells (`paradia.pipeline.execute.Progress`)."""

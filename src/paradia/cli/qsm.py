@@ -9,10 +9,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from paradia.cli.job import Job, open_output, pick_device, process
+from paradia.cli.job import Job, open_output, process
+from paradia.cli.plan import pick_device, plan
 from paradia.cli.progress import Progress
+from paradia.errors import InputError
 from paradia.io.loose import from_files
-from paradia.pipeline.protocol import DEFAULT, Protocol
+from paradia.io.sidecar import stem
+from paradia.pipeline.protocol import DEFAULT
 
 
 def qsm(
@@ -26,7 +29,9 @@ def qsm(
     b0_dir: tuple[float, float, float] | None = None,
     more_magnitude: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
     more_phase: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    complex: bool = False,
     mask: Path | None = None,
+    name: str | None = None,
     phase_units: str | None = None,
     flip_sign: bool = False,
     protocol: str = DEFAULT,
@@ -38,9 +43,9 @@ def qsm(
     Parameters
     ----------
     magnitude
-        Magnitude, 3-D for one echo or 4-D with the echoes last.
+        Magnitude, 3-D for one echo or 4-D with the echoes last; the real part with ``--complex``.
     phase
-        Phase in the same layout.
+        Phase in the same layout; the imaginary part with ``--complex``.
     out
         Folder for maps, sidecars and the report.
     echo_times
@@ -53,8 +58,12 @@ def qsm(
         Magnitudes of the further echoes, where each is a file of its own.
     more_phase
         Phases of the further echoes, likewise.
+    complex
+        The two files are real and imaginary parts, not magnitude and phase.
     mask
         Brain mask; replaces the mask stage.
+    name
+        What the names of the outputs begin with; the BIDS entities of the images where they have such names, otherwise nothing.
     phase_units
         Encoding of the phase where it cannot be told: ``rad``, ``0-2pi``, ``siemens``, or ``MIN:MAX``.
     flip_sign
@@ -66,19 +75,29 @@ def qsm(
     device
         ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the best there is.
     """
-    plan = Protocol.load(protocol).turned(set or ())
+    chosen = plan(protocol, set, masked=mask is not None)
+    job = Job(chosen, out, pick_device(device), shlex.join(["paradia", *sys.argv[1:]]))
+    if name is not None and ("/" in name or name.startswith(".")):
+        raise InputError(f"a name may not hold a slash or begin with a dot, got {name!r}. Give for example --name sub-01.")
+    if name is None and not stem(magnitude).startswith("sub-"):
+        name = ""
+    first, second = [magnitude, *(more_magnitude or [])], [phase, *(more_phase or [])]
     acquisition = from_files(
-        [magnitude, *(more_magnitude or [])],
-        [phase, *(more_phase or [])],
+        () if complex else first,
+        () if complex else second,
+        real=first if complex else (),
+        imaginary=second if complex else (),
         echo_times=echo_times,
         b0=b0,
         b0_dir=b0_dir,
         phase_units=phase_units,
         flip_sign=flip_sign,
         mask=mask,
+        name=name,
     )
-    job = Job(plan, out, pick_device(device), shlex.join(["paradia", *sys.argv[1:]]))
     with open_output(out), Progress() as progress:
-        report, _ = process(acquisition, job, progress)
-    progress.say(f"[green]✓[/] {report}")
+        report, outcome = process(acquisition, job, progress)
+        for message in outcome.messages:
+            progress.warn(message)
+        progress.done(str(report))
     return 0

@@ -9,19 +9,22 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from cyclopts import Parameter
+from rich.markup import escape
 
-from paradia.cli.job import WORK, Job, open_output, pick_device, process
+from paradia.cli.job import LOG, Job, logged, open_output, process
+from paradia.cli.plan import pick_device, plan
 from paradia.cli.progress import Progress
 from paradia.errors import InputError, ParadiaError
 from paradia.io import bids
-from paradia.pipeline.protocol import DEFAULT, Protocol
+from paradia.pipeline.protocol import DEFAULT
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class Result:
     name: str
     report: Path | None
     failure: str = ""
+    messages: tuple[str, ...] = ()
 
 
 def run(
@@ -90,60 +94,99 @@ def run(
     """
     if analysis_level != "participant":
         raise InputError("there is only the analysis level 'participant', got 'group'. Group statistics are not part of this version.")
-    plan = Protocol.load(protocol).turned(set or ())
+    if nprocs < 1:
+        raise InputError(f"--nprocs must be at least 1, got {nprocs}.")
+    chosen = plan(protocol, set, masked=masks is not None)
+    job = Job(chosen, output_dir, pick_device(device), shlex.join(["paradia", *sys.argv[1:]]))
     entries = bids.find(bids_dir, participant_label, session_id, masks=masks, validate=not skip_bids_validation)
+    if output_dir.resolve() == bids_dir.resolve():
+        raise InputError(f"{bids_dir} is only read. Give another output folder, such as {bids_dir / 'derivatives' / 'paradia'}.")
     if dry_run:
-        for entry in entries:
-            sys.stdout.write(f"{entry.name}: {len(entry.magnitude)} magnitude and {len(entry.phase)} phase files\n")
-        sys.stdout.write(" → ".join(f"{step.stage} {step.method}" for step in plan.steps) + "\n")
-        return 0
-    job = Job(plan, output_dir, pick_device(device), shlex.join(["paradia", *sys.argv[1:]]))
+        return _preview(entries, job)
     reading = {"phase_units": phase_units, "flip_sign": flip_sign}
     with open_output(output_dir, bids_dir), Progress() as progress:
+        log.info("%s", job.command)
         results = list(_work(entries, job, reading, nprocs, progress))
-    return _account(results, output_dir, progress)
+        return _account(results, output_dir, progress)
 
 
-def _work(entries: list[bids.Entry], job: Job, reading: dict, nprocs: int, progress: Progress) -> Iterator[Result]:
+def _preview(entries: list[bids.Entry], job: Job) -> int:
+    """Say what would be done."""
+    for entry in entries:
+        parts = {name: len(getattr(entry, name)) for name in ("magnitude", "phase", "real", "imaginary")}
+        files = ", ".join(f"{count} {name}" for name, count in parts.items() if count)
+        sys.stdout.write(f"{entry.name}: {files}{'' if entry.complete else ' (incomplete: this one would fail)'}\n")
+    sys.stdout.write(" → ".join(f"{step.stage} {step.method}" for step in job.protocol.steps) + f", on {job.device}\n")
+    return 0
+
+
+def _work(entries: list[bids.Entry], job: Job, reading: dict[str, Any], nprocs: int, progress: Progress) -> Iterator[Result]:
     """Work through the acquisitions, in this process or in several."""
-    if nprocs <= 1 or len(entries) <= 1:
+    if nprocs == 1 or len(entries) == 1:
         for entry in entries:
-            progress.say(f"[bold]{entry.name}[/]")
+            progress.say(f"[bold]{escape(entry.name)}[/]")
             yield _told(_one(entry, job, reading, progress), progress)
         return
     threads = max(1, (os.cpu_count() or 1) // nprocs)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(nprocs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        for future in as_completed([pool.submit(_one, entry, job, reading) for entry in entries]):
-            yield _told(future.result(), progress)
+    with ProcessPoolExecutor(min(nprocs, len(entries)), mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        futures = {pool.submit(_one_logged, entry, job, reading): entry for entry in entries}
+        try:
+            for future in as_completed(futures):
+                yield _told(_result(future, futures[future].name), progress)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _one(entry: bids.Entry, job: Job, reading: dict, progress: Progress | None = None) -> Result:
+def _result(future: Future[Result], name: str) -> Result:
+    """Take a result, also that of a worker that was killed."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        failure = "a worker process died before this was finished, perhaps for want of memory. Run again with a smaller --nprocs."
+        log.error("%s: failed: %s", name, failure)
+        return Result(name, None, failure)
+
+
+def _one_logged(entry: bids.Entry, job: Job, reading: dict[str, Any]) -> Result:
+    """Map one acquisition in a process of its own."""
+    with logged(job.out):
+        return _one(entry, job, reading)
+
+
+def _one(entry: bids.Entry, job: Job, reading: dict[str, Any], progress: Progress | None = None) -> Result:
     """Map one acquisition; a failure is a result like any other, so that the others go on."""
     try:
-        report, _ = process(bids.load(entry, **reading), job, progress)
+        report, outcome = process(bids.load(entry, **reading), job, progress)
     except ParadiaError as error:
-        return Result(entry.name, None, str(error))
+        failure = str(error)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        failure = f"the memory did not suffice: {error}. Run with a smaller --nprocs or on --device cpu."
     except Exception:
-        return Result(entry.name, None, traceback.format_exc())
-    return Result(entry.name, report)
+        failure = "this is a bug in Paradia, please report it:\n" + traceback.format_exc().strip()
+    else:
+        return Result(entry.name, report, messages=tuple(outcome.messages))
+    log.error("%s: failed: %s", entry.name, failure)
+    return Result(entry.name, None, failure)
 
 
 def _told(result: Result, progress: Progress) -> Result:
+    for message in result.messages:
+        progress.warn(message)
     if result.report:
-        progress.say(f"[green]✓[/] {result.name}  {result.report}")
+        progress.done(f"{result.name}  {result.report}")
     else:
-        progress.say(f"[red]✗[/] {result.name}  {result.failure.strip().splitlines()[-1]}")
+        progress.failed(f"{result.name}  {result.failure.splitlines()[-1]}")
     return result
 
 
 def _account(results: list[Result], out: Path, progress: Progress) -> int:
     """Tell the failures at the end and in the log."""
-    failed = [r for r in results if r.report is None]
-    lines = [f"{r.name}\t{'failed' if r.report is None else 'done'}\t{r.failure or r.report}" for r in results]
-    (out / WORK / "run.log").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    failed = sorted((r for r in results if r.report is None), key=lambda r: r.name)
+    log.info("%d of %d done", len(results) - len(failed), len(results))
     if failed:
-        progress.say(f"\n[red]{len(failed)} of {len(results)} failed[/] (also in {out / WORK / 'run.log'}):")
+        progress.say(f"\n[red]{len(failed)} of {len(results)} failed[/] (also in {escape(str(out / LOG))}):")
         for result in failed:
-            progress.say(f"  {result.name}: {result.failure.strip()}")
+            progress.failed(f"{result.name}: {result.failure}")
     return 1 if failed else 0

@@ -16,18 +16,19 @@ import numpy as np
 import torch
 from cyclopts import Parameter
 
-from paradia.cli.job import pick_device, versions
+from paradia.cli.job import versions
+from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
-from paradia.errors import InputError
-from paradia.grid import Grid
-from paradia.io.acquisition import Acquisition
+from paradia.errors import GeometryError, InputError
+from paradia.io.acquisition import Acquisition, geometry
 from paradia.io.derivatives import OUTPUTS, save_map
 from paradia.io.loose import from_files
-from paradia.io.nifti import Volumes, check_same_grid, read
+from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
+from paradia.io.sidecar import direction, sidecar_of
 from paradia.pipeline.execute import execute
 from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
-from paradia.registry import Method, load
+from paradia.registry import Method, load, stage
 
 RAW = ("magnitude", "phase")
 """Data that come from the scanner and are converted on the way in."""
@@ -67,9 +68,7 @@ def _command(method: Method) -> Callable[..., int]:
     parameters += [
         inspect.Parameter(name, keyword, annotation=Annotated[kind, Parameter(help=text)], default=default)
         for name, kind, text, default in _COMMON
-        if name in ("b0_dir", "device")
-        or (name in ("echo_times", "b0") and "scan" in method.takes)
-        or ("phase" in images and name in _PHASE)
+        if _offered(name, method)
     ]
     parameters += [
         inspect.Parameter(p.name, keyword, annotation=hints[p.name], default=p.default)
@@ -98,30 +97,35 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
     """Read the data, run the step, write what it gives."""
     if not out.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"the result is a NIfTI file, got {out}. Give a name that ends in .nii.gz.")
-    knobs = {name: given[name] for name in method.knobs if name in given}
+    names = ["local_mask" if name == "mask" and method.stage != "mask" else name for name in stage(method.stage).gives]
+    places = {name: out if place == 0 else _beside(out, name) for place, name in enumerate(names)}
+    sources = _paths(method, given)
+    for path in places.values():
+        if path.resolve() in {source.resolve() for source in sources}:
+            raise InputError(f"the input {path} would be overwritten. Give another name for the result.")
+    device = pick_device(given["device"])
     board, affine = _read(method, given)
+    knobs = {name: given[name] for name in method.knobs if name in given}
     protocol = Protocol(f"{method.stage} {method.name}", "", (Step(method.stage, method.name, knobs),))
     with Progress() as progress:
-        device = pick_device(given.get("device") or "auto")
         outcome = execute(protocol, board, device=device, progress=progress)
-        record = outcome.steps[0] if outcome.steps else None
-        if record is None:
+        if not outcome.steps:
             raise InputError(outcome.messages[-1])
         for message in outcome.messages:
-            progress.say(message)
+            progress.warn(message)
+        record = outcome.steps[0]
         sidecar = {
             "EstimationAlgorithm": f"{record.stage}/{record.method}",
             "Parameters": record.settings,
             "DOI": record.cite,
-            "Sources": [str(path) for path in _paths(method, given)],
+            "Sources": [str(path) for path in sources],
+            "B0_dir": list(board["grid"].b0_dir),
             "Command": shlex.join(["paradia", *sys.argv[1:]]),
             "SoftwareVersions": versions(),
         }
-        for place, name in enumerate(record.gives):
-            path = out if place == 0 else _beside(out, name)
-            value = outcome.maps["local_mask" if name == "mask" and method.stage != "mask" else name]
-            save_map(path, name, value.cpu(), affine, sidecar)
-            progress.say(f"[green]✓[/] {path}")
+        for name, path in places.items():
+            save_map(path, name, outcome.maps[name].cpu(), affine, sidecar)
+            progress.done(str(path))
     return 0
 
 
@@ -130,26 +134,43 @@ def _read(method: Method, given: dict[str, Any]) -> tuple[dict[str, Any], np.nda
     board: dict[str, Any] = {}
     first: Volumes | None = None
     if any(given.get(name) for name in RAW):
-        acquisition = _acquisition(given)
-        board |= {name: getattr(acquisition, name) for name in (*RAW, *GEOMETRY)}
+        acquisition = _acquisition(method, given)
+        board |= {name: getattr(acquisition, name) for name in RAW if given.get(name)}
+        board |= {"grid": acquisition.grid, "scan": acquisition.scan}
+        first = Volumes(acquisition.magnitude.numpy(), acquisition.affine, acquisition.sources)
+        if acquisition.mask is not None:
+            board["mask"] = acquisition.mask
         if acquisition.nonfinite is not None:
             board["invalid"] = acquisition.nonfinite
-        first = Volumes(acquisition.magnitude.numpy(), acquisition.affine, acquisition.sources)
     for name in method.takes:
-        if name in (*GEOMETRY, *RAW) or given.get(name) is None:
+        if name in board or name in GEOMETRY or given.get(name) is None:
             continue
         volumes = read(given[name])
         check_same_grid(first or volumes, volumes)
-        first = first or volumes
-        image = torch.from_numpy(volumes.data if name == "unwrapped" else volumes.data[0])
-        board[name] = image > 0 if name in ("mask", "region") else image
+        if first is None:
+            first = volumes
+            stated = given["b0_dir"] or direction(sidecar_of(given[name]), volumes.label)
+            board["grid"] = geometry(volumes, stated)[0]
+        if name != "unwrapped" and len(volumes.data) != 1:
+            raise GeometryError(f"{volumes.label} has {len(volumes.data)} volumes. Give one.")
+        if name in ("mask", "region"):
+            board[name] = torch.from_numpy(np.nan_to_num(volumes.data[0]) > 0)
+            continue
+        broken = torch.from_numpy(nonfinite(volumes.data))
+        if broken.any():
+            board["invalid"] = board.get("invalid", torch.zeros_like(broken)) | broken
+        image = torch.from_numpy(np.nan_to_num(volumes.data, posinf=0.0, neginf=0.0))
+        board[name] = image if name == "unwrapped" else image[0]
     if first is None:
         raise InputError(f"{method.stage} {method.name} was given no image. See paradia {method.stage} {method.name} --help.")
-    board.setdefault("grid", Grid.from_affine(first.shape, first.affine, given.get("b0_dir")))
+    if "unwrapped" in board and "scan" in board:
+        echoes, times = len(board["unwrapped"]), len(board["scan"].echo_times)
+        if echoes != times:
+            raise GeometryError(f"{given['unwrapped']} holds {echoes} echoes, the magnitude {times}. Give both of the same echoes.")
     return board, first.affine
 
 
-def _acquisition(given: dict[str, Any]) -> Acquisition:
+def _acquisition(method: Method, given: dict[str, Any]) -> Acquisition:
     return from_files(
         given.get("magnitude"),
         given.get("phase"),
@@ -158,7 +179,8 @@ def _acquisition(given: dict[str, Any]) -> Acquisition:
         b0_dir=given.get("b0_dir"),
         phase_units=given.get("phase_units"),
         flip_sign=bool(given.get("flip_sign")),
-        need_phase="phase" in given,
+        mask=given.get("mask"),
+        need_phase="phase" in method.takes,
     )
 
 
@@ -185,8 +207,6 @@ def _described(name: str) -> str:
 _OUT = "NIfTI file for the result; further results are written beside it, their names appended."
 
 _PHASE = ("phase_units", "flip_sign")
-
-_Numbers = Annotated[list[float] | None, Parameter(consume_multiple=True)]
 
 _COMMON: list[tuple[str, Any, str, Any]] = [
     (

@@ -47,6 +47,8 @@ class Acquisition:
         Where a file held NaN or Inf, now zero, bool, (x, y, z); nothing where all was finite.
     metadata
         What the sidecar of the first image says.
+    oriented
+        Whether the header says how the subject lay; without, the affine is made up.
     """
 
     magnitude: Tensor
@@ -60,6 +62,7 @@ class Acquisition:
     mask: Tensor | None = None
     nonfinite: Tensor | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    oriented: bool = True
 
 
 def check_finite(acquisition: Acquisition, mask: Tensor) -> None:

@@ -94,6 +94,7 @@ def from_files(
         name=name if name is not None else _common_name(first.paths),
         nonfinite=bad,
         metadata=dict(sidecars[0]),
+        oriented=first.oriented,
     )
     if mask is None:
         return acquisition

@@ -1,0 +1,117 @@
+"""What was asked for, checked before anything is computed or written."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterable
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import torch
+
+from paradia.errors import InputError
+from paradia.pipeline.protocol import Protocol
+from paradia.registry import STAGES, Method
+
+GIVEN = ("magnitude", "phase", "grid", "scan")
+"""Data that every run begins with."""
+
+PLAIN = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
+
+
+def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False) -> Protocol:
+    """Read a protocol, turn knobs, and check that its steps can follow each other.
+
+    Parameters
+    ----------
+    protocol
+        Name or file.
+    settings
+        Knobs to turn, each as ``stage.knob=value``.
+    masked
+        The user gives a mask.
+
+    Raises
+    ------
+    UnknownNameError, FileError
+        As `Protocol.load` says.
+    InputError
+        A knob of another type, or a step that needs what no earlier step gives.
+    """
+    chosen = Protocol.load(protocol).turned(settings or ())
+    if not chosen.steps:
+        raise InputError(f"the protocol {chosen.name} has no steps. See paradia protocol show for one that has.")
+    there = {*GIVEN, *(["mask"] if masked else [])}
+    for step in chosen.without(["mask"] if masked else []).steps:
+        _check_knobs(step.loaded, step.knobs)
+        missing = [name for name in step.loaded.needs if name not in there]
+        if missing and not STAGES[step.stage].optional:
+            raise InputError(
+                f"{step.stage} {step.method} in the protocol {chosen.name} needs {', '.join(missing)}, which no earlier step gives. "
+                "Add the stage that does before it, or take another method."
+            )
+        there |= set(STAGES[step.stage].gives)
+    return chosen
+
+
+def pick_device(name: str) -> str:
+    """Turn ``auto`` into the best device there is, and check any other.
+
+    Raises
+    ------
+    InputError
+        A device that is not known or not there.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"there is no device {name!r}. Give cpu, cuda, cuda:1 or auto.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"the device {name} was asked for, but no CUDA device can be used here. Give --device cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"there is no device {name}; the last is cuda:{torch.cuda.device_count() - 1}. Give another.")
+    return name
+
+
+def _check_knobs(method: Method, knobs: Any) -> None:
+    """Check the type of every knob that was turned."""
+    hints = get_type_hints(method.function)
+    for parameter in method.parameters:
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.name not in knobs:
+            continue
+        wanted, value = hints.get(parameter.name, Any), knobs[parameter.name]
+        if not _fits(value, wanted):
+            raise InputError(f"{method.stage}.{parameter.name} must be {_worded(wanted)}, got {value!r}.")
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a plain value is of a type as signatures write it; unknown types pass."""
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin is tuple:
+        inner = parts[:1] * len(value) if isinstance(value, tuple) and parts[1:] == (...,) else parts
+        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if wanted is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, wanted) if isinstance(wanted, type) else True
+
+
+def _worded(wanted: Any) -> str:
+    """Say a type in words."""
+    origin, parts = get_origin(wanted), get_args(wanted)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_worded(part) for part in parts if part is not type(None))
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, parts))
+    if origin is tuple:
+        return "a list"
+    return PLAIN.get(wanted, str(wanted))
