@@ -61,6 +61,14 @@ def test_brain_extraction_neither_leaves_skull_nor_eats_cortex(case):
     assert float((mask & skull).sum() / mask.sum()) < 0.015
 
 
+def test_noise_does_not_stop_the_surface():
+    """At a signal-to-noise ratio of four the brain is still found, within a voxel of its edge."""
+    truth = head(GRID, seed=1)
+    signal = gre(truth, Scan((0.02,), 3.0), snr=8.0, seed=1)
+    mask = bet(signal.abs(), GRID)
+    assert 2 * float((mask & truth.mask).sum()) / float(mask.sum() + truth.mask.sum()) > 0.93
+
+
 def test_brain_may_leave_the_field_of_view(case):
     truth, signal = case
     slab = (slice(None), slice(None), slice(34, 58))

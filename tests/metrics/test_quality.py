@@ -183,7 +183,12 @@ def test_judge_says_only_what_the_data_tell(board):
     everything = judge(board)
     assert [f.name for f in everything] == [c.name for c in CHECKS]
     assert judge({}) == []
-    assert {f.name for f in judge({"scan": SCAN, "mask": board["mask"], "grid": GRID})} == {"missing echoes", "mask volume", "mask cut off"}
+    assert {f.name for f in judge({"scan": SCAN, "mask": board["mask"], "grid": GRID})} == {
+        "missing echoes",
+        "mask volume",
+        "mask cut off",
+        "brain mapped",
+    }
     assert all(f.verdict in ("good", "check", "bad") and f.sentence.endswith(".") for f in everything)
 
 

@@ -25,7 +25,9 @@ def linear(
     bipolar: bool | None = None,
     noise_limit: float = 6.0,
 ) -> FieldFit:
-    r"""Fit :math:`\varphi_n = \varphi_0 + 2\pi\bar\gamma B_0 f\, t_n` with the squared magnitudes as weights.
+    r"""Fit a straight line through the unwrapped phases, weighted by the squared magnitudes, after removal of a smooth offset.
+
+    The line is :math:`\varphi_n = \varphi_0 + 2\pi\bar\gamma B_0 f\, t_n`.
 
     Parameters
     ----------

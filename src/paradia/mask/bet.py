@@ -19,6 +19,9 @@ from paradia.types import Echoes, Mask
 
 CITE = "10.1002/hbm.10062"
 
+QUIET = 30.0
+"""Signal-to-noise ratio that the surface needs; less is blurred."""
+
 WORKING = 2.0
 """Voxel size at which the surface is grown, mm."""
 
@@ -66,9 +69,10 @@ def bet(magnitude: Echoes, grid: Grid, *, fraction: float = 0.55, smoothness: fl
         raise GeometryError(
             f"the magnitude has shape {tuple(magnitude.shape[1:])} and the grid {grid.shape}. Give the geometry of this image."
         )
-    joined = torch.nan_to_num(magnitude, nan=0.0, posinf=0.0, neginf=0.0).square().sum(0).sqrt()
-    if not bool((joined > 0).any()):
+    finite = torch.nan_to_num(magnitude, nan=0.0, posinf=0.0, neginf=0.0)
+    if not bool((finite > 0).any()):
         raise MaskError("the magnitude is zero or not finite everywhere. Check the magnitude images.")
+    joined = _joined(finite)
     coarse, step = _coarse(joined, grid)
     even, tissue = _evened(coarse, step)
     vertices, faces = evolve(even, tissue, step, fraction=fraction, smoothness=smoothness, max_iter=max_iter)
@@ -78,6 +82,33 @@ def bet(magnitude: Echoes, grid: Grid, *, fraction: float = 0.55, smoothness: fl
     if snap > 0:
         inside = _snapped(inside, joined, grid, snap)
     return nonempty(morphology.filled(morphology.largest(inside)), "brain extraction", "Lower its fraction, or give a mask.")
+
+
+def _joined(magnitude: Tensor) -> Tensor:
+    """Join the echoes to the root of their summed squares; where noise would pass for tissue, blur and take its floor off.
+
+    The squares are blurred and not the magnitudes: noise adds a constant to their mean, twice its variance an echo.
+    """
+    power = magnitude.square().sum(0)
+    joined = power.sqrt()
+    tissue = joined > otsu(joined)
+    noise = _noise(magnitude[0], tissue)
+    width = (QUIET * noise / float(magnitude[0][tissue].mean()) / 6.7) ** (2 / 3)  # a Gaussian averages 6.7² width³ voxels
+    if width < 0.5:
+        return joined
+    blurred = ndimage.gaussian_filter(power.cpu().numpy(), min(width, 2.0), mode="nearest")
+    return torch.from_numpy(blurred).to(power).sub(2 * noise**2 * len(magnitude)).clamp_min(0).sqrt()
+
+
+def _noise(image: Tensor, tissue: Tensor) -> float:
+    """Tell the noise from the finest detail, along all axes at once, where there is tissue."""
+    detail, inside = image, tissue
+    for axis in range(3):
+        n = detail.shape[axis] - 1
+        if n:
+            detail = detail.diff(dim=axis) / 2**0.5
+            inside = inside.narrow(axis, 0, n) & inside.narrow(axis, 1, n)
+    return float(detail[inside].abs().median()) / 0.6745 if bool(inside.any()) else 0.0
 
 
 def _coarse(joined: Tensor, grid: Grid) -> tuple[np.ndarray, tuple[float, ...]]:

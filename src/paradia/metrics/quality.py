@@ -141,7 +141,8 @@ CHECKS = (
         "the cut, and its mean, are less certain.",
     ),
     Check(
-        "residual wraps", "%", ("unwrapped", "mask"), lambda b: 100 * float(inputs.residual_wraps(b["unwrapped"], b["mask"]).max()), 0.5, 2,
+        "residual wraps", "%", ("unwrapped", "local_mask"),
+        lambda b: 100 * float(inputs.residual_wraps(b["unwrapped"], b["local_mask"]).max()), 0.5, 2,
         "The unwrapped phase is without jumps but for the odd voxel, in the worst echo.",
         "Neighbours differ by more than π in the unwrapped phase of the worst echo: regions may lie 2π apart. Look at the unwrapped phase; "
         "try another mask or method.",
@@ -150,6 +151,12 @@ CHECKS = (
         "field noise", "ppb", ("noise", "mask"), _noise, 10, 40,
         "Median standard deviation of the fitted field.",
         "The fitted field is noisy: expect noise and streaks. Average more, or regularise more.",
+    ),
+    Check(
+        "brain mapped", "%", ("mask", "local_mask"), lambda b: 100 * float(b["local_mask"].sum() / b["mask"].sum()), 85, 60,
+        "Share of the mask in which susceptibility holds.",
+        "Susceptibility holds in a part of the mask only: beside air the field is lost, or the background removal gives up the edge. "
+        "Compare the outlines below.",
     ),
     Check(
         "harmonic residue", "%", ("local_field", "local_mask", "grid"),
