@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from paradia.errors import GeometryError
-from paradia.fft import irfftn, rfftn
+from paradia.fft import irfftn, pad, rfftn
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.operators.gradient import Gradient
 from paradia.operators.laplacian import Laplacian
-from paradia.operators.smv import SMV
+from paradia.operators.smv import SMV, even_spectrum, reach, sphere
 from paradia.operators.weighting import Weighting
 
 GRID = Grid((10, 7, 8), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
@@ -108,11 +108,16 @@ def test_kernels_are_sampled_anew_in_double_precision(kind):
 
 
 @pytest.mark.parametrize("axes", [(1, 2, 0), (2, 1, 0)])
-@pytest.mark.parametrize("kind", [Dipole, Laplacian, lambda grid: SMV(grid, 2.0), lambda grid: Dipole(grid, padding=2)])
-def test_turns_with_the_axes(kind, axes):
-    x = torch.randn(GRID.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    turned = kind(GRID.permute(axes)).to(x)(x.permute(axes))
-    torch.testing.assert_close(turned, kind(GRID).to(x)(x).permute(axes))
+@pytest.mark.parametrize(
+    "kind", [Dipole, Laplacian, lambda grid: SMV(grid, 1.5 * max(grid.voxel_size)), lambda grid: Dipole(grid, padding=2)]
+)
+@pytest.mark.parametrize("voxel_size", [(1.0, 1.2, 1.5), (0.35, 0.307, 0.7), (4.4, 2.3, 4.6)])
+def test_turns_with_the_axes(voxel_size, kind, axes):
+    """Also where half the sampling frequency times the voxel size is not one half in floating point."""
+    grid = Grid((20, 11, 18), voxel_size, GRID.b0_dir)
+    x = torch.randn(grid.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    turned = kind(grid.permute(axes)).to(x)(x.permute(axes))
+    torch.testing.assert_close(turned, kind(grid).to(x)(x).permute(axes), rtol=1e-10, atol=1e-12)
 
 
 def test_wrong_shape_is_named():
@@ -231,6 +236,31 @@ def test_harmonic_field_passes_the_sphere():
         mean = SMV(grid, radius).to(harmonic)
         torch.testing.assert_close(mean(harmonic)[inner], harmonic[inner])
         torch.testing.assert_close(mean(curved)[inner], curved[inner] + 3 / 5 * radius**2)
+
+
+@pytest.mark.parametrize(("voxel_size", "radius"), [((1.0, 1.2, 1.5), 2.0), ((0.9, 0.7, 1.1), 4.5), ((2.7, 2.6, 3.0), 12.0)])
+def test_sphere_is_the_same_on_all_sides(voxel_size, radius):
+    """Samples that lie on the surface are the trap."""
+    ball = sphere(voxel_size, radius)
+    for axis in range(3):
+        assert torch.equal(ball > 0, ball.flip(axis) > 0)
+        torch.testing.assert_close(ball.flip(axis), ball, rtol=0, atol=1e-15)
+    x, y, z = voxel_size
+    torch.testing.assert_close(sphere((y, z, x), radius), ball.permute(1, 2, 0), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("last", [17, 18])
+def test_spectrum_of_a_small_ball_is_its_transform(last):
+    grid = Grid((20, 15, last), (1.0, 1.2, 1.5))
+    ball = sphere(grid.voxel_size, 3.5)
+    centred = pad(ball, grid.shape).roll([-(n // 2) for n in ball.shape], dims=(0, 1, 2))
+    torch.testing.assert_close(even_spectrum(ball, grid).to(torch.complex128), rfftn(centred), rtol=0, atol=1e-14)
+
+
+def test_reach_is_the_distance_of_the_furthest_voxel():
+    ball = torch.zeros(5, 7, 3)
+    ball[2, 3, 1] = ball[0, 3, 2] = 1
+    assert reach(ball, (1.0, 1.2, 1.5)) == pytest.approx(2.5)
 
 
 def test_sphere_that_does_not_fit_is_refused():

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from paradia.errors import MaskError
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
-from paradia.operators.smv import sphere_kernel
+from paradia.operators.smv import even_spectrum, reach, sphere
 from paradia.types import Image, LocalField, Mask
 
 CITE = "10.1016/j.neuroimage.2010.10.070"
 
-OVERHANG = 1e-4
-"""Share of a sphere that may lie outside the mask; above the rounding of a single-precision transform."""
+ROUNDING = 1e-6
+"""Distance, mm, that tells a sphere which ends at a voxel from one that ends before it."""
 
 
 def vsharp(
@@ -26,7 +28,7 @@ def vsharp(
     *,
     radius: float = 12.0,
     radius_min: float = 1.5,
-    step: float = 2.0,
+    step: float = 1.0,
     threshold: float = 0.05,
 ) -> LocalField:
     r"""Subtract the mean over a sphere, the largest that fits, and undo what this does to the local field.
@@ -71,20 +73,20 @@ def vsharp(
     """
     window = Window.around(mask, grid, radius, total_field=total_field)
     shape = window.grid.shape
-    field = window.take(total_field * mask)
-    spectrum, mask_spectrum = rfftn(field), rfftn(window.mask.to(field))
+    field, depth = window.take(total_field * mask), _depth(window)
+    spectrum = rfftn(field)
 
     high_pass = torch.zeros_like(field)
     kept = torch.zeros_like(window.mask)
     largest: Tensor | None = None
-    radii = _radii(radius, max(radius_min, 1.5 * max(grid.voxel_size)), step)
-    for size in (r for r in radii if 2 * r < min(window.grid.extent) - max(grid.voxel_size)):
-        sphere = sphere_kernel(window.grid, size, field.dtype).to(field.device)
-        fits = (irfftn(mask_spectrum * sphere, shape) > 1 - OVERHANG) & window.mask & ~kept
-        if fits.any():
-            largest = sphere if largest is None else largest
-            high_pass = torch.where(fits, field - irfftn(spectrum * sphere, shape), high_pass)
-            kept = kept | fits
+    for size in _radii(radius, max(radius_min, 1.5 * max(grid.voxel_size)), step):
+        ball = sphere(grid.voxel_size, size)
+        fits = depth > reach(ball, grid.voxel_size) + ROUNDING
+        if not fits.any():
+            break
+        kept = fits if largest is None else kept
+        largest = even_spectrum(ball, window.grid).to(field)
+        high_pass = torch.where(fits, field - irfftn(spectrum * largest, shape), high_pass)
     if largest is None:
         raise MaskError(f"no sphere of radius {radius_min} mm fits into the mask. Give a larger mask or a smaller radius_min.")
 
@@ -94,7 +96,14 @@ def vsharp(
     return LocalField(window.put(local * kept), window.put(kept))
 
 
+def _depth(window: Window) -> Tensor:
+    """Return the distance from each voxel of the mask to the nearest outside it, mm; beyond the window all is outside."""
+    rim = np.pad(window.mask.cpu().numpy(), 1)
+    depth = distance_transform_edt(rim, sampling=window.grid.voxel_size)[1:-1, 1:-1, 1:-1]
+    return torch.from_numpy(depth).to(window.mask.device)
+
+
 def _radii(largest: float, smallest: float, step: float) -> list[float]:
-    """List the radii from the largest to the smallest, both included."""
+    """List the radii from the smallest to the largest, both included."""
     count = max(math.ceil((largest - smallest) / step), 0)
-    return [largest - i * step for i in range(count)] + [min(smallest, largest)]
+    return [min(smallest, largest)] + [largest - i * step for i in reversed(range(count))]
