@@ -77,8 +77,10 @@ def _command(method: Method) -> Callable[..., int]:
     ]
     parameters.sort(key=lambda p: (p.kind is keyword, p.default is not p.empty))
 
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+
     def command(*args: Any, **given: Any) -> int:
-        return _run(method, Path(args[0]), given)
+        return _run(method, Path(args[0]), defaults | given)
 
     command.__name__ = method.name
     command.__doc__ = method.function.__doc__
@@ -136,7 +138,7 @@ def _read(method: Method, given: dict[str, Any]) -> tuple[dict[str, Any], np.nda
     if any(given.get(name) for name in RAW):
         acquisition = _acquisition(method, given)
         board |= {name: getattr(acquisition, name) for name in RAW if given.get(name)}
-        board |= {"grid": acquisition.grid, "scan": acquisition.scan}
+        board |= {name: getattr(acquisition, name) for name in GEOMETRY if name in ("grid", *method.takes)}
         first = Volumes(acquisition.magnitude.numpy(), acquisition.affine, acquisition.sources)
         if acquisition.mask is not None:
             board["mask"] = acquisition.mask
@@ -181,6 +183,7 @@ def _acquisition(method: Method, given: dict[str, Any]) -> Acquisition:
         flip_sign=bool(given.get("flip_sign")),
         mask=given.get("mask"),
         need_phase="phase" in method.takes,
+        need_scan="scan" in method.takes,
     )
 
 
@@ -201,7 +204,11 @@ def _beside(out: Path, name: str) -> Path:
 
 
 def _described(name: str) -> str:
-    return f"{OUTPUTS[name].description}, {OUTPUTS[name].units}" if name in OUTPUTS else name.replace("_", " ")
+    """Say what an image is and in which unit."""
+    if name not in OUTPUTS:
+        return name.replace("_", " ")
+    described, units = OUTPUTS[name].description, OUTPUTS[name].units
+    return described if units in ("1", "arbitrary") else f"{described}, {units}"
 
 
 _OUT = "NIfTI file for the result; further results are written beside it, their names appended."

@@ -15,6 +15,7 @@ from paradia.io.acquisition import Acquisition, clean_magnitude, complex_to_pola
 from paradia.io.nifti import Volumes, as_paths, check_same_grid, read
 from paradia.io.phase import to_radians
 from paradia.io.sidecar import direction, scan_from, sidecar_of, stem
+from paradia.scan import Scan
 
 Paths: TypeAlias = Path | str | Iterable[Path | str] | None
 
@@ -34,6 +35,7 @@ def from_files(
     name: str | None = None,
     root: Path | None = None,
     need_phase: bool = True,
+    need_scan: bool = True,
 ) -> Acquisition:
     """Read an acquisition and convert it to the project's units and signs.
 
@@ -61,6 +63,8 @@ def from_files(
         Root of the BIDS data set whose higher sidecars hold too.
     need_phase
         Without it, magnitudes alone will do, for relaxometry; the phase is zero then.
+    need_scan
+        Without it, echo times need not be known, for steps that use none; the scan means nothing then.
 
     Raises
     ------
@@ -74,7 +78,10 @@ def from_files(
     first = read_in["magnitude"] if "magnitude" in read_in else read_in["phase"]
     label = first.label
     sidecars, phase_sidecar = _sidecars(given, root)
-    scan, scan_notes = scan_from(sidecars, label, len(first.data), echo_times=echo_times, b0=b0)
+    if need_scan:
+        scan, scan_notes = scan_from(sidecars, label, len(first.data), echo_times=echo_times, b0=b0)
+    else:
+        scan, scan_notes = Scan(tuple(np.linspace(1e-3, 0.1, len(first.data)))), ()
     from_sidecar = direction(sidecars[0], label) if b0_dir is None else None
     grid, where = geometry(first, b0_dir if b0_dir is not None else from_sidecar, "as stated" if b0_dir is not None else "from B0_dir")
     bad, bad_notes = merge_nonfinite(*read_in.values())

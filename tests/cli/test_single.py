@@ -1,0 +1,129 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from paradia.registry import STAGES, load, methods
+
+METHODS = [(stage, method) for stage in STAGES for method in methods(stage)]
+TIMES = ("--echo-times", "0.004", "0.012", "0.020", "--b0", "3")
+
+
+def options(method, files):
+    """Options that give a method all its data."""
+    words = [word for name in method.takes if name in files for word in (f"--{name.replace('_', '-')}", str(files[name]))]
+    return [*words, *(TIMES if "scan" in method.takes else ())]
+
+
+@pytest.mark.parametrize(("stage", "name"), METHODS)
+def test_every_method_has_help(stage, name, command):
+    told = command(stage, name.replace("_", "-"), "--help")
+    assert told.status == 0
+    for knob in load(stage, name).knobs:
+        assert knob.replace("_", "-") in told.out
+    assert ":math:" not in told.out
+
+
+@pytest.mark.parametrize(("stage", "name"), METHODS)
+def test_every_method_works_on_files(stage, name, command, files, small, tmp_path):
+    method, out = load(stage, name), tmp_path / "result.nii.gz"
+    told = command(stage, name.replace("_", "-"), out, *options(method, files))
+    assert told.status == 0, told.err
+    gives = ["local_mask" if given == "mask" and stage != "mask" else given for given in STAGES[stage].gives]
+    for place, given in enumerate(gives):
+        path = out if place == 0 else tmp_path / f"result_{given}.nii.gz"
+        image, sidecar = nib.load(path), json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        values = image.get_fdata()
+        assert values.shape[:3] == small.mask.shape
+        assert np.isfinite(values).all()
+        np.testing.assert_allclose(image.affine, small.affine, atol=1e-5)
+        assert sidecar["EstimationAlgorithm"] == f"{stage}/{name}"
+        assert sidecar["Units"]
+        assert set(sidecar["Parameters"]) == set(load(stage, name).knobs)
+    assert np.abs(nib.load(out).get_fdata()).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "truth", "most"),
+    [("relaxometry", "arlo", "r2star", 3.0), ("fieldmap", "linear", "total_field", 1e-6), ("inversion", "tkd", "chi", 0.012)],
+)
+def test_results_are_those_of_the_scan(stage, name, truth, most, command, files, small, tmp_path):
+    out = tmp_path / "result.nii"
+    assert command(stage, name, out, *options(load(stage, name), files)).status == 0
+    error = np.abs(nib.load(out).get_fdata() - getattr(small, truth))[small.mask]
+    assert np.median(error) < most
+
+
+def test_relaxometry_needs_no_phase(command, files, tmp_path):
+    out = tmp_path / "r2star.nii.gz"
+    assert command("relaxometry", "arlo", out, "--magnitude", files["magnitude"], "--mask", files["mask"], *TIMES).status == 0
+    assert out.is_file()
+
+
+def test_direction_of_b0_comes_from_the_sidecar_of_a_map(command, files, small, tmp_path):
+    field = tmp_path / "field.nii"
+    field.write_bytes(files["local_field"].read_bytes())
+    given = ("inversion", "tkd", tmp_path / "chi.nii", "--local-field", field, "--mask", files["mask"])
+    assert command(*given).status == 0
+    by_affine = nib.load(tmp_path / "chi.nii").get_fdata()
+    (tmp_path / "field.json").write_text(json.dumps({"B0_dir": [1.0, 0.0, 0.0]}))
+    assert command(*given).status == 0
+    by_sidecar = nib.load(tmp_path / "chi.nii").get_fdata()
+    assert np.abs(by_sidecar - by_affine).max() > 0.01
+    assert json.loads((tmp_path / "chi.json").read_text())["B0_dir"] == [1, 0, 0]
+
+
+def test_knobs_reach_the_method(command, files, tmp_path):
+    maps = []
+    for threshold in ("0.05", "0.5"):
+        out = tmp_path / f"{threshold}.nii"
+        command("inversion", "tkd", out, "--local-field", files["local_field"], "--mask", files["mask"], "--threshold", threshold)
+        maps.append(nib.load(out).get_fdata())
+        assert json.loads((tmp_path / f"{threshold}.json").read_text())["Parameters"]["threshold"] == float(threshold)
+    assert np.abs(maps[0] - maps[1]).max() > 0.01
+
+
+def test_an_input_is_never_overwritten(command, files, tmp_path):
+    field = tmp_path / "field.nii"
+    field.write_bytes(files["local_field"].read_bytes())
+    told = command("background", "vsharp", field, "--total-field", field, "--mask", files["mask"])
+    assert told.status == 2
+    assert "would be overwritten" in told.err
+    assert field.read_bytes() == files["local_field"].read_bytes()
+
+
+def test_nan_outside_the_mask_is_left_out_and_inside_it_is_refused(command, files, small, tmp_path):
+    field = small.local_field.copy()
+    given = ("inversion", "tkd", tmp_path / "chi.nii", "--local-field", tmp_path / "field.nii", "--mask", files["mask"])
+    for inside in (False, True):
+        field[tuple(np.argwhere(small.mask == inside)[5])] = np.nan
+        nib.save(nib.Nifti1Image(field.astype(np.float32), small.affine), tmp_path / "field.nii")
+        told = command(*given)
+        assert told.status == (2 if inside else 0)
+    assert "NaN" in told.err
+    assert np.isfinite(nib.load(tmp_path / "chi.nii").get_fdata()).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("inversion", "tkdd"), "Did you mean"),
+        (("inversoin", "tkd"), "Did you mean"),
+        (("inversion", "tkd", "o.nii", "--local-field", "{local_field}", "--mask", "{mask}", "--thresold", "1"), "--threshold"),
+        (("inversion", "tkd", "o.nii", "--local-field", "{local_field}", "--mask", "{mask}", "--threshold", "abc"), "abc"),
+        (("inversion", "tkd", "o.nii", "--local-field", "{local_field}"), "--mask"),
+        (("inversion", "tkd", "o.txt", "--local-field", "{local_field}", "--mask", "{mask}"), ".nii.gz"),
+        (("inversion", "tkd", "o.nii", "--local-field", "{magnitude}", "--mask", "{mask}"), "3 volumes"),
+        (("inversion", "tkd", "o.nii", "--local-field", "gone.nii", "--mask", "{mask}"), "gone.nii"),
+        (("inversion", "tkd", "o.nii", "--local-field", "{local_field}", "--mask", "{mask}", "--device", "gpu"), "no device 'gpu'"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(arguments, sentence, command, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = command(*(argument.format(**files) for argument in arguments))
+    assert told.status == 2
+    assert told.err.startswith("paradia: ")
+    assert sentence in told.err
+    assert "Traceback" not in told.err
+    assert not list(tmp_path.iterdir())
