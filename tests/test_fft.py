@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from paradia.errors import GeometryError, MaskError
 from paradia.fft import Window, bounding_box, crop, each, fast_shape, fast_size, half_mean, irfftn, pad, rfftn
+from paradia.grid import Grid
 
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
 
@@ -76,6 +77,16 @@ def test_window_takes_and_puts_back(grid, generator):
     ]
     assert min(free) >= 6.0
     torch.testing.assert_close(window.put(window.mask.float()).bool(), mask)
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0, 5.0, 7.3, 12.0])
+def test_window_margins_are_millimetres(margin):
+    voxel_size = (0.6, 0.9, 2.0)
+    mask = torch.zeros(20, 17, 12, dtype=torch.bool)
+    mask[1:19, 3:16, 2:12] = True
+    shape = Window.around(mask, Grid(mask.shape, voxel_size), margin).grid.shape
+    for size, inside, d in zip(shape, (18, 13, 10), voxel_size, strict=True):
+        assert size == fast_size(next(n for n in range(inside, 99) if (n - inside) * d >= margin))
 
 
 def test_window_names_what_does_not_fit(grid):
