@@ -5,27 +5,35 @@ from __future__ import annotations
 import platform
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 import paradia
 
+T = TypeVar("T")
+
 RESULTS = Path(__file__).parent / "results"
 
 
-def fft_pair_seconds(shape: Sequence[int], device: str = "cpu", repeats: int = 9) -> float:
-    """Time one rfftn + irfftn; the least of several."""
-    image = torch.randn(*shape, device=device)
-    times = []
+def best_of(function: Callable[[], T], repeats: int = 3) -> tuple[float, T]:
+    """Return the least time of some calls, s, and the last result."""
+    least = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
-        torch.fft.irfftn(torch.fft.rfftn(image), s=tuple(shape))
-        if image.is_cuda:
+        result = function()
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
+        least = min(least, time.perf_counter() - start)
+    return least, result
+
+
+def fft_pair_seconds(shape: Sequence[int], device: str = "cpu") -> float:
+    """Time one rfftn + irfftn: the unit that carries over between machines."""
+    image = torch.randn(*shape, device=device)
+    return best_of(lambda: torch.fft.irfftn(torch.fft.rfftn(image), s=tuple(shape)), 9)[0]
 
 
 def machine() -> str:
