@@ -158,6 +158,7 @@ def test_progress_and_limits_are_told(name, case):
     assert told == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_tv_ends_where_the_functional_is_least(case):
     """Run long, no small step lowers what it minimises, whatever the penalties of the splitting."""
     tv = load("inversion", "tv").function
