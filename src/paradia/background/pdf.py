@@ -27,7 +27,9 @@ def pdf(
     tol: float = 1e-4,
     callback: Callback | None = None,
 ) -> LocalField:
-    r"""Subtract what sources outside the mask can explain: minimise :math:`\|W(f - D\chi_\mathrm{out})\|^2`.
+    r"""Subtract what sources outside the mask can explain.
+
+    Minimises :math:`\|W(f - D\chi_\mathrm{out})\|^2`.
 
     Parameters
     ----------

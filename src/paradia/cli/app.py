@@ -23,6 +23,7 @@ def app() -> App:
         version=paradia.__version__,
         help_format="rst",
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative_iterable=(), negative_none=()),
     )
     for name, text in COMMANDS.items():

@@ -30,7 +30,9 @@ def tv(
     tol: float = 0.01,
     callback: Callback | None = None,
 ) -> Image:
-    r"""Minimise :math:`\frac12\|W(D\chi - f)\|^2 + w\|\nabla\chi\|_1` by ADMM.
+    r"""Find the χ of least total variation that explains the field within its noise, by ADMM.
+
+    Minimises :math:`\frac12\|W(D\chi - f)\|^2 + w\|\nabla\chi\|_1`.
 
     The data count inside the mask only, by their noise, so that what the field would be outside, which nobody
     measured, does not pull on χ. Both :math:`\nabla\chi` and :math:`D\chi` are split off; an iteration takes two pairs of

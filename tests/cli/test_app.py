@@ -1,0 +1,103 @@
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+
+import paradia
+from paradia.errors import ParadiaWarning
+from paradia.pipeline.protocol import Protocol, protocol_names
+from paradia.registry import STAGES, methods
+
+
+def test_version(command):
+    assert command("--version").out.strip() == paradia.__version__
+
+
+def test_help_names_every_command(command):
+    told = command("--help")
+    assert told.status == 0
+    for name in ("run", "qsm", "demo", "methods", "protocol", *STAGES):
+        assert name in told.out
+
+
+@pytest.mark.parametrize("name", ["run", "qsm", "demo", "methods", "protocol", "protocol show"])
+def test_every_command_has_help(name, command):
+    told = command(*name.split(), "--help")
+    assert told.status == 0
+    assert "Usage: paradia " + name in told.out
+    assert ":math:" not in told.out
+
+
+def test_help_comes_at_once_and_without_torch():
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        told = subprocess.run([sys.executable, "-X", "importtime", "-m", "paradia", "--help"], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+        if seconds[-1] < 0.5:
+            break
+    assert "Usage" in told.stdout
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in told.stderr.splitlines()}
+    assert not imported & {"torch", "numpy", "scipy", "nibabel", "matplotlib", "pyarrow", "bids2table"}
+    assert min(seconds) < 0.5
+
+
+def test_methods_are_listed(command):
+    told = command("methods")
+    assert told.status == 0
+    for stage in STAGES:
+        for method in methods(stage):
+            assert method in told.out
+    assert ":math:" not in told.out
+    told = command("methods", "inversion")
+    assert "tkd" in told.out
+    assert "romeo" not in told.out
+    told = command("methods", "inversoin")
+    assert told.status == 2
+    assert "Did you mean 'inversion'?" in told.err
+
+
+@pytest.mark.parametrize("name", protocol_names())
+def test_a_protocol_reads_back_as_it_is_shown(name, command):
+    told = command("protocol", "show", name)
+    assert told.status == 0
+    assert Protocol.parse(told.out, name).record() == Protocol.load(name).record()
+    assert f"{name}: " in command("protocol", "list").out
+
+
+def test_a_shown_protocol_has_its_knobs_turned(command):
+    assert "threshold = 0.5" in command("protocol", "show", "fast", "--set", "inversion.threshold=0.5").out
+    told = command("protocol", "show", "fst")
+    assert told.status == 2
+    assert told.err == "paradia: there is no protocol 'fst'. Did you mean 'fast'? A file is given with its suffix .toml.\n"
+
+
+def test_an_unknown_command_offers_the_nearest(command):
+    told = command("rnu")
+    assert told.status == 2
+    assert 'Did you mean "run"?' in told.err
+
+
+def test_a_warning_is_a_sentence(command, monkeypatch):
+    monkeypatch.setattr("paradia.cli.protocol.protocol_names", lambda: warnings.warn("mind the gap.", ParadiaWarning, stacklevel=2) or [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert command("protocol", "list").err == "paradia: mind the gap.\n"
+
+
+def test_an_interruption_is_told(command, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("paradia.cli.protocol.protocol_names", interrupted)
+    told = command("protocol", "list")
+    assert told.status == 130
+    assert "goes on from there" in told.err
+
+
+def test_a_bug_is_not_dressed_up(command, monkeypatch):
+    monkeypatch.setattr("paradia.cli.protocol.protocol_names", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command("protocol", "list")
