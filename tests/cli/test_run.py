@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from paradia.cli.job import open_output
+from paradia.cli.run import _result
 
 from .conftest import FAST, describe, save, write_subject
 
@@ -231,7 +234,7 @@ def test_a_dry_run_tells_and_does_nothing(dataset, half_broken, command, tmp_pat
         (("--participant-label", "onee"), "Did you mean 'one'?"),
         (("--protocol", "fst"), "Did you mean 'fast'?"),
         (("--protocol", "gone.toml"), "gone.toml"),
-        (("--set", "inversion.thresold=1"), "Did you mean 'threshold'?"),
+        (("--set", "inversion.thresh=1"), "Did you mean 'threshold'?"),
         (("--set", "inversoin.threshold=1"), "Did you mean 'inversion'?"),
         (("--set", "inversion.method=tkdd"), "Did you mean 'tkd'?"),
         (("--set", "inversion.threshold=abc"), "must be a number, got 'abc'"),
@@ -301,3 +304,11 @@ def test_masks_of_the_users_own_replace_the_mask_stage(dataset, small, command, 
     assert "mask" not in steps(tmp_path / "out")
     mask = nib.load(tmp_path / "out" / "sub-one" / "anat" / "sub-one_mask.nii.gz").get_fdata()
     np.testing.assert_array_equal(mask > 0, small.mask)
+
+
+def test_a_worker_that_died_is_a_failure_like_any_other():
+    future = Future()
+    future.set_exception(BrokenProcessPool("gone"))
+    result = _result(future, "sub-one")
+    assert result.report is None
+    assert "--nprocs" in result.failure

@@ -110,7 +110,7 @@ def test_nan_outside_the_mask_is_left_out_and_inside_it_is_refused(command, file
     [
         (("inversion", "tkdd"), "Did you mean"),
         (("inversoin", "tkd"), "Did you mean"),
-        (("inversion", "tkd", "o.nii", "--local-field", "{local_field}", "--mask", "{mask}", "--thresold", "1"), "--threshold"),
+        (("inversion", "tkd", "o.nii", "--local-field", "{local_field}", "--mask", "{mask}", "--thresh", "1"), "--threshold"),
         (("inversion", "tkd", "o.nii", "--local-field", "{local_field}", "--mask", "{mask}", "--threshold", "abc"), "abc"),
         (("inversion", "tkd", "o.nii", "--local-field", "{local_field}"), "--mask"),
         (("inversion", "tkd", "o.txt", "--local-field", "{local_field}", "--mask", "{mask}"), ".nii.gz"),
