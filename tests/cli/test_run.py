@@ -131,6 +131,23 @@ def test_one_broken_subject_does_not_stop_the_other(half_broken, command, tmp_pa
     whole(out)
 
 
+def test_what_is_left_out_is_told_and_logged(small, command, tmp_path, brief):
+    root = write_subject(describe(tmp_path / "study"), "one", small)
+    save(root / "sub-one" / "anat" / "sub-one_acq-fast_MEGRE.nii.gz", small.magnitude, small.affine)
+    told = command("run", root, tmp_path / "out", *FAST)
+    assert told.status == 0, told.err
+    sentence = "sub-one_acq-fast was left out: it has no phase"
+    assert told.err.count(sentence) == 1
+    assert (tmp_path / "out" / ".paradia" / "run.log").read_text().count(sentence) == 1
+
+
+def test_an_interruption_is_logged_and_frees_the_output(tmp_path):
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), open_output(tmp_path):
+            raise KeyboardInterrupt
+    assert (tmp_path / ".paradia" / "run.log").read_text().count("ERROR   stopped: KeyboardInterrupt") == 2
+
+
 @pytest.mark.slow
 def test_several_processes_give_what_one_gives(dataset, finished, command, tmp_path):
     told = command("run", dataset, tmp_path / "out", "--nprocs", "2", *FAST)

@@ -91,7 +91,11 @@ def open_output(out: Path, source: Path | None = None) -> Iterator[None]:
         for part in (out / WORK / "steps").glob("*.part"):
             part.unlink(missing_ok=True)
         write_dataset_description(out, version=paradia.__version__, source=source)
-        yield
+        try:
+            yield
+        except BaseException as error:
+            log.error("stopped: %s", str(error) or type(error).__name__)
+            raise
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -98,7 +99,8 @@ def run(
         raise InputError(f"--nprocs must be at least 1, got {nprocs}.")
     chosen = plan(protocol, set, masked=masks is not None)
     job = Job(chosen, output_dir, pick_device(device), shlex.join(["paradia", *sys.argv[1:]]))
-    entries = bids.find(bids_dir, participant_label, session_id, masks=masks, validate=not skip_bids_validation)
+    with _heard() as said:
+        entries = bids.find(bids_dir, participant_label, session_id, masks=masks, validate=not skip_bids_validation)
     if output_dir.resolve() == bids_dir.resolve():
         raise InputError(f"{bids_dir} is only read. Give another output folder, such as {bids_dir / 'derivatives' / 'paradia'}.")
     if dry_run:
@@ -106,8 +108,24 @@ def run(
     reading = {"phase_units": phase_units, "flip_sign": flip_sign}
     with open_output(output_dir, bids_dir), Progress() as progress:
         log.info("%s", job.command)
+        for sentence in said:
+            log.warning("%s", sentence)
         results = list(_work(entries, job, reading, nprocs, progress))
         return _account(results, output_dir, progress)
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Collect what is warned of while there is no log yet."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("paradia")
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
 
 
 def _preview(entries: list[bids.Entry], job: Job) -> int:
