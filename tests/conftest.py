@@ -9,7 +9,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Physics modules have their shapes checked at every call; the import hook must come before the first import.
-for layer in ("operators", "solvers", "mask", "unwrap", "fieldmap", "background", "inversion", "relaxometry", "reference", "metrics"):
+for layer in ("operators", "solvers", "mask", "unwrap", "fieldmap", "background", "inversion", "relaxometry", "reference", "metrics", "simulate"):
     install_import_hook(f"paradia.{layer}", "beartype.beartype")
 
 import torch  # noqa: E402

@@ -15,12 +15,16 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.fft import crop, fast_shape, pad
 from paradia.grid import Grid
-from paradia.operators.dipole import Dipole
+from paradia.operators._convolution import Convolution, frequencies
+from paradia.operators.dipole import Dipole, dipole_kernel
 from paradia.simulate import _anatomy, _tissue
 from paradia.simulate._canvas import Canvas
 from paradia.simulate._noise import REACH, texture
 from paradia.simulate._shapes import Frame
 from paradia.types import Mask, Volume
+
+SOFTNESS = 0.7
+"""Width of the edges of what lies outside the brain, in voxels."""
 
 
 class Head(NamedTuple):
@@ -151,7 +155,20 @@ def _fields(chi: Tensor, mask: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     widths = [m for m in reversed(margin) for _ in range(2)]
     going_on = torch.nn.functional.pad((chi * ~mask - _tissue.TISSUES[0].chi)[None, None], widths, mode="replicate")[0, 0]
     shifted = torch.roll(pad(going_on, shape), [-m for m in margin], (0, 1, 2))
-    return local_field, local_field + crop(dipole(shifted), grid.shape)
+    around = Convolution(dipole.grid, _soft_dipole, 1)
+    return local_field, local_field + crop(around(shifted), grid.shape)
+
+
+def _soft_dipole(grid: Grid) -> Tensor:
+    """Dipole of sources without edges sharper than a voxel.
+
+    Air and bone are a thousand times what the brain holds. Sampled with their edges they would ring at the highest
+    frequencies, into the middle of the brain, where the field of what lies outside has to be harmonic.
+    """
+    soft = dipole_kernel(grid)
+    for k, size in zip(frequencies(grid), grid.voxel_size, strict=True):
+        soft = soft * torch.exp(-2 * (math.pi * SOFTNESS * size * k).square())
+    return soft
 
 
 def _shim(field: Tensor, mask: Tensor, frame: Frame) -> Tensor:
