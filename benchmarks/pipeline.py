@@ -53,7 +53,7 @@ def score(outcome: Outcome, truth: Head) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", type=int, nargs=3, default=(192, 192, 128))
-    parser.add_argument("--voxel", type=float, nargs=3, default=(1.0, 1.0, 1.0))
+    parser.add_argument("--voxel", type=float, nargs=3, default=(1.0, 1.0, 1.2))
     parser.add_argument("--b0", type=float, default=3.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--protocols", nargs="+", default=["fast", "consensus"])

@@ -1,6 +1,6 @@
 """The same run as ``paradia qsm``, from Python: simulate a scan, run a protocol, turn a knob, compare.
 
-    python examples/quickstart.py
+python examples/quickstart.py
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Physics modules have their shapes checked at every call; the import hook must come before the first import.
-for layer in ("operators", "solvers", "mask", "unwrap", "fieldmap", "background", "inversion", "relaxometry", "reference", "metrics", "simulate"):
+PHYSICS = "operators solvers mask unwrap fieldmap background inversion relaxometry reference metrics simulate".split()
+for layer in PHYSICS:
     install_import_hook(f"paradia.{layer}", "beartype.beartype")
 
 import torch  # noqa: E402

@@ -41,7 +41,9 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
         for stage in (
             Stage("mask", "Find the voxels that count.", ("mask",)),
             Stage("unwrap", "Take the 2π jumps out of the phase.", ("unwrapped",)),
-            Stage("fieldmap", "Fit the total field, its noise and the phase offset to the echoes.", ("total_field", "noise", "offset", "mask")),
+            Stage(
+                "fieldmap", "Fit the total field, its noise and the phase offset to the echoes.", ("total_field", "noise", "offset", "mask")
+            ),
             Stage("relaxometry", "Fit relaxation rates to the magnitudes.", ("r2star", "r2star_noise"), optional=True),
             Stage("background", "Remove the field of sources outside the mask.", ("local_field", "mask")),
             Stage("inversion", "Turn the local field into susceptibility.", ("chi",)),

@@ -173,36 +173,42 @@ def test_nan_is_refused_inside_the_mask_and_ignored_outside(protocol, board):
 
 
 def test_a_failed_save_leaves_nothing(protocol, board, tmp_path, monkeypatch):
-    def full(tensors, path, metadata):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("paradia.pipeline.store.save_file", full)
-    with pytest.raises(FileError, match="No space left on device.*give another output folder"):
+    monkeypatch.setattr("paradia.io.atomic.os.fsync", full)
+    with pytest.raises(FileError, match="The disk is full. Free some space"):
         execute(protocol, board, Store(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_run_leaves_no_half_written_result_and_goes_on(tmp_path):
-    """Killed between two steps, and in the middle of a save: only whole results remain."""
+def test_a_killed_run_leaves_no_half_written_result(tmp_path):
+    """Killed in the middle of a save: only whole results have a name."""
     code = """
 import os, sys, torch
 from pathlib import Path
+from paradia.io import atomic
 from paradia.pipeline.store import Store
-import paradia.pipeline.store as store
 Store(Path(sys.argv[1])).save("whole", {"a": torch.ones(3)}, {})
-def die(tensors, path, metadata):
-    Path(path).write_bytes(b"half")
-    os.kill(os.getpid(), 9)
-store.save_file = die
+atomic.os.fsync = lambda handle: os.kill(os.getpid(), 9)
 Store(Path(sys.argv[1])).save("half", {"a": torch.ones(3)}, {})
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert done.returncode == -9
     assert [p.name for p in tmp_path.glob("*.safetensors")] == ["whole.safetensors"]
-    kept = Store(tmp_path).load("half", torch.device("cpu"))
-    assert kept is None
+    assert Store(tmp_path).load("half", torch.device("cpu")) is None
     tensors, _ = Store(tmp_path).load("whole", torch.device("cpu"))
     assert torch.equal(tensors["a"], torch.ones(3))
+
+
+def test_a_damaged_result_is_made_again(protocol, board, tmp_path):
+    first = execute(protocol, board, Store(tmp_path))
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-7])
+    calls.clear()
+    again = execute(protocol, board, Store(tmp_path))
+    assert calls == ["unwrap", "relaxometry", "background"]
+    assert all(torch.equal(first.maps[name], again.maps[name]) for name in first.maps)
 
 
 def test_digest_sees_content_type_and_shape():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 
@@ -16,6 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
         0 when all is done, 1 when some acquisitions failed, 2 when something given has to be mended first, 130 when interrupted.
         Anything unforeseen is a bug and keeps its traceback.
     """
+    # Threads that wait idly: spinning ones stall every other program, and another run, on the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
     from cyclopts import CycloptsError
 
     from paradia.cli.app import app

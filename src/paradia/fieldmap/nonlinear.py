@@ -31,7 +31,8 @@ def nonlinear(
 ) -> FieldFit:
     r"""Fit the complex echoes, each weighted by its squared magnitude, after removal of a smooth phase offset.
 
-    Minimises :math:`\sum_n |S_n|^2\,|e^{i\varphi_n} - e^{i(\varphi_0 + 2\pi\bar\gamma B_0 f t_n)}|^2` by Gauss–Newton steps. On complex numbers whole turns do not exist: an echo that noise has thrown around the circle pulls the line no further
+    Minimises :math:`\sum_n |S_n|^2\,|e^{i\varphi_n} - e^{i(\varphi_0 + 2\pi\bar\gamma B_0 f t_n)}|^2` by Gauss–Newton steps.
+    On complex numbers whole turns do not exist: an echo that noise has thrown around the circle pulls the line no further
     than one that points away, and what the unwrapping got wrong between echoes is mended.
 
     Parameters

@@ -10,21 +10,22 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
-import tempfile
+import logging
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 import paradia
-from paradia.errors import FileError
+from paradia.io.atomic import replacing
 from paradia.pipeline.step import Step
+
+log = logging.getLogger(__name__)
 
 PACKAGE = Path(paradia.__file__).parent
 
@@ -46,13 +47,17 @@ class Store:
         return self.folder / f"{key}.safetensors"
 
     def load(self, key: str, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the tensors and the record of a key, or nothing when there is none."""
+        """Return the tensors and the record of a key; nothing when there is none, or none that can be read."""
         path = self.path(key)
         if not path.exists():
             return None
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            record = json.loads((file.metadata() or {}).get("record", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118  (no mapping)
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                record = json.loads((file.metadata() or {}).get("record", "{}"))
+                return {name: file.get_tensor(name) for name in file.keys()}, record  # noqa: SIM118  (no mapping)
+        except (SafetensorError, OSError, ValueError) as error:
+            log.warning("the kept result %s is damaged (%s) and is made again", path, error)
+            return None
 
     def save(self, key: str, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Write a result whole or not at all.
@@ -62,17 +67,9 @@ class Store:
         FileError
             The disk is full or not writable.
         """
-        part = None
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(dir=self.folder, suffix=".part")
-            os.close(handle)
-            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part, {"record": json.dumps(dict(record))})
-            Path(part).replace(self.path(key))
-        except Exception as error:
-            if part is not None:
-                Path(part).unlink(missing_ok=True)
-            raise FileError(f"cannot write to {self.folder}: {error}. Make room there or give another output folder.") from error
+        content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, {"record": json.dumps(dict(record))})
+        with replacing(self.path(key)) as file:
+            file.write(content)
 
 
 def digest(value: Any) -> str:
