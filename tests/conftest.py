@@ -9,8 +9,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Physics modules have their shapes checked at every call; the import hook must come before the first import.
-PHYSICS = "operators solvers mask unwrap fieldmap background inversion relaxometry reference metrics simulate".split()
-for layer in PHYSICS:
+STAGES = ["mask", "unwrap", "fieldmap", "background", "inversion", "relaxometry", "reference"]
+for layer in ["operators", "solvers", "simulate", "metrics", *STAGES]:
     install_import_hook(f"paradia.{layer}", "beartype.beartype")
 
 import torch  # noqa: E402

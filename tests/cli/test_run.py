@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from paradia.cli.job import open_output
 from paradia.cli.run import _result
@@ -165,7 +166,8 @@ def test_several_processes_give_what_one_gives(dataset, finished, command, tmp_p
 def test_a_killed_run_leaves_nothing_half_written_and_goes_on(sign, dataset, finished, command, tmp_path, whole, brief):
     out = tmp_path / "out"
     call = ["run", str(dataset), str(out), "--participant-label", "one", *FAST]
-    process = subprocess.Popen([sys.executable, "-m", "paradia", *call], stderr=subprocess.DEVNULL)
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # among other numbers the last bits may differ
+    process = subprocess.Popen([sys.executable, "-m", "paradia", *call], stderr=subprocess.DEVNULL, env=threads)
     deadline = time.monotonic() + 60
     while not list(out.rglob(sign)) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -213,17 +215,6 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(after, dataset, com
     assert "Traceback" not in told.err
     whole(out)
     assert not (out / "sub-one.html").exists()
-
-
-def test_a_full_disk_while_a_step_is_kept(dataset, command, tmp_path, whole, monkeypatch, brief):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr("paradia.pipeline.store.save_file", full)
-    told = command("run", dataset, tmp_path / "out", "--participant-label", "one", *FAST)
-    assert told.status == 1
-    assert "No space left on device" in told.err
-    assert not list((tmp_path / "out").rglob("*part"))
 
 
 def test_a_bug_keeps_its_traceback_and_stops_no_other_subject(dataset, command, tmp_path, monkeypatch, brief):

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Integer
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from paradia.errors import InputError
 from paradia.fft import crop, fast_shape, pad
 from paradia.grid import Grid
-from paradia.operators._convolution import Convolution, frequencies
-from paradia.operators.dipole import Dipole, dipole_kernel
+from paradia.operators.dipole import Dipole
 from paradia.simulate import _anatomy, _tissue
 from paradia.simulate._canvas import Canvas
 from paradia.simulate._noise import REACH, texture
@@ -24,7 +24,11 @@ from paradia.simulate._shapes import Frame
 from paradia.types import Mask, Volume
 
 SOFTNESS = 0.7
-"""Width of the edges of what lies outside the brain, in voxels."""
+"""Width of the edges of what lies outside the brain, in voxels.
+
+Air and bone are a thousand times what the brain holds. Sampled with sharp edges they would ring at the highest frequencies,
+into the middle of the brain, where the field of what lies outside has to be harmonic.
+"""
 
 
 class Head(NamedTuple):
@@ -153,22 +157,12 @@ def _fields(chi: Tensor, mask: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     local_field = crop(dipole(pad(chi * mask, shape)), grid.shape).clone()
     margin = [(m - n) // 4 for n, m in zip(grid.shape, shape, strict=True)]
     widths = [m for m in reversed(margin) for _ in range(2)]
-    going_on = torch.nn.functional.pad((chi * ~mask - _tissue.TISSUES[0].chi)[None, None], widths, mode="replicate")[0, 0]
-    shifted = torch.roll(pad(going_on, shape), [-m for m in margin], (0, 1, 2))
-    around = Convolution(dipole.grid, _soft_dipole, 1)
-    return local_field, local_field + crop(around(shifted), grid.shape)
-
-
-def _soft_dipole(grid: Grid) -> Tensor:
-    """Dipole of sources without edges sharper than a voxel.
-
-    Air and bone are a thousand times what the brain holds. Sampled with their edges they would ring at the highest
-    frequencies, into the middle of the brain, where the field of what lies outside has to be harmonic.
-    """
-    soft = dipole_kernel(grid)
-    for k, size in zip(frequencies(grid), grid.voxel_size, strict=True):
-        soft = soft * torch.exp(-2 * (math.pi * SOFTNESS * size * k).square())
-    return soft
+    water = -_tissue.TISSUES[0].chi  # all is relative to air here, which has no end
+    around = torch.nn.functional.pad((chi * ~mask + water)[None, None], widths, mode="replicate")[0, 0]
+    soft = torch.from_numpy(gaussian_filter(pad(around, shape).numpy(), SOFTNESS, mode="constant"))
+    brain = soft[tuple(slice(m, m + n) for m, n in zip(margin, grid.shape, strict=True))]
+    brain[mask] = water
+    return local_field, local_field + crop(dipole(torch.roll(soft, [-m for m in margin], (0, 1, 2))), grid.shape)
 
 
 def _shim(field: Tensor, mask: Tensor, frame: Frame) -> Tensor:
