@@ -92,21 +92,22 @@ def _compare(console: Console, truth: Head, maps: Path) -> None:
         return torch.from_numpy(read(map_path(maps, NAME, name)).data[0])
 
     chi, mask = found("chi"), found("local_mask") > 0
+    inside = mask & truth.mask
+    chi = chi - chi[inside].mean()
     # The mask holds fluid and sinuses around the brain as well: what counts as local is what it holds.
     local_field = Dipole(truth.grid, padding=2)(truth.chi * mask)
-    true_chi = truth.chi - truth.chi[mask].mean()
+    true_chi = truth.chi - truth.chi[inside].mean()
     table = Table("figure", "value", title="Against the truth", title_justify="left")
     error = 1000 * (found("total_field") - truth.total_field)[mask].abs()
     table.add_row("total field, median error", f"{error.median():.2f} ppb")
     table.add_row("total field, voxels off by more than 20 ppb", f"{1e4 * (error > 20).float().mean():.1f} in 10,000")
-    table.add_row("local field, NRMSE", f"{nrmse(found('local_field'), local_field, mask & truth.mask):.1f} %")
-    table.add_row("χ, NRMSE", f"{nrmse(chi, true_chi, mask & truth.mask):.1f} %")
-    table.add_row("χ, XSIM", f"{xsim(chi, true_chi, mask & truth.mask):.2f}")
+    table.add_row("local field, NRMSE", f"{nrmse(found('local_field'), local_field, inside):.1f} %")
+    table.add_row("χ, NRMSE", f"{nrmse(chi, true_chi, inside):.1f} %")
+    table.add_row("χ, XSIM", f"{xsim(chi, true_chi, inside):.2f}")
     table.add_row("R2*, median error", f"{(found('r2star') - truth.r2star)[mask].abs().median():.1f} 1/s")
-    table.add_row("brain mapped", f"{100 * (mask & truth.mask).sum() / truth.mask.sum():.1f} %")
+    table.add_row("brain mapped", f"{100 * inside.sum() / truth.mask.sum():.1f} %")
     console.print(table)
     regions = Table("region", "χ, ppb", "truth, ppb", title="Regions", title_justify="left")
-    inside = mask & truth.mask
     means, true_means = region_means(chi, truth.labels, inside), region_means(true_chi, truth.labels, inside)
     for label, mean in means.items():
         regions.add_row(truth.names[label].replace("_", " "), f"{1000 * mean:.0f}", f"{1000 * true_means[label]:.0f}")

@@ -23,7 +23,7 @@ from paradia.simulate._noise import REACH, texture
 from paradia.simulate._shapes import Frame
 from paradia.types import Mask, Volume
 
-SOFTNESS = 0.7
+SOFTNESS = 0.5
 """Width of the edges of what lies outside the brain, in voxels.
 
 Air and bone are a thousand times what the brain holds. Sampled with sharp edges they would ring at the highest frequencies,
@@ -130,13 +130,13 @@ def head(
     if texture_strength:
         canvas.chi += texture_strength * canvas.spread * texture(frame, generator)
         canvas.r2star *= 1 + 0.06 * texture_strength * texture(frame, generator, (4.0, 12.0))
-    local_field, total_field = _fields(canvas.chi, mask, grid)
+    chi, local_field, total_field = _fields(canvas.chi, mask, grid)
     if shim and bool(mask.any()):
         total_field = total_field - _shim(total_field, mask, frame)
     magnitude0 = canvas.weight / 0.08 * _sensitivity(frame, bias)
     names = MappingProxyType(_tissue.NAMES)
     offset = _offset(frame, generator)
-    return Head(canvas.chi, mask, canvas.labels, names, magnitude0, canvas.r2star, local_field, total_field, offset, grid, float(b0))
+    return Head(chi, mask, canvas.labels, names, magnitude0, canvas.r2star, local_field, total_field, offset, grid, float(b0))
 
 
 def _frame(grid: Grid, scale: float, generator: torch.Generator) -> Frame:
@@ -150,8 +150,18 @@ def _frame(grid: Grid, scale: float, generator: torch.Generator) -> Frame:
     return Frame(x, y, z)
 
 
-def _fields(chi: Tensor, mask: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Convolve with the dipole, the brain alone and everything; beyond the field of view the tissue goes on for a while."""
+def _fields(chi: Tensor, mask: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Convolve with the dipole, the brain alone and everything; beyond the field of view the tissue goes on for a while.
+
+    Returns
+    -------
+    Tensor
+        The susceptibility whose fields these are: softened where it is not the brain's.
+    Tensor
+        Field of the brain.
+    Tensor
+        Field of everything.
+    """
     shape = fast_shape(grid.shape, grid.shape)
     dipole = Dipole(grid.with_shape(shape))
     local_field = crop(dipole(pad(chi * mask, shape)), grid.shape).clone()
@@ -162,7 +172,8 @@ def _fields(chi: Tensor, mask: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     soft = torch.from_numpy(gaussian_filter(pad(around, shape).numpy(), SOFTNESS, mode="constant"))
     brain = soft[tuple(slice(m, m + n) for m, n in zip(margin, grid.shape, strict=True))]
     brain[mask] = water
-    return local_field, local_field + crop(dipole(torch.roll(soft, [-m for m in margin], (0, 1, 2))), grid.shape)
+    sources = torch.where(mask, chi, brain - water)
+    return sources, local_field, local_field + crop(dipole(torch.roll(soft, [-m for m in margin], (0, 1, 2))), grid.shape)
 
 
 def _shim(field: Tensor, mask: Tensor, frame: Frame) -> Tensor:
