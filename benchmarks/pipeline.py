@@ -39,7 +39,7 @@ def score(outcome: Outcome, truth: Head) -> dict[str, float]:
     error = 1000 * (outcome.maps["total_field"] - truth.total_field).abs()
     return {
         "total field, median error, ppb": error[mask].median().item(),
-        "total field, voxels of the brain off by > 20 ppb, in 10,000": 1e4 * (error[truth.mask] > 20).float().mean().item(),
+        "total field, brain off by > 20 ppb, in 10,000 voxels": 1e4 * (error[outcome.maps["mask"] & truth.mask] > 20).float().mean().item(),
         "the same where the run says it holds": 1e4 * (error[mask] > 20).float().mean().item(),
         "local field, NRMSE %": nrmse(outcome.maps["local_field"], local_field, mask),
         "local field, NRMSE % five voxels inside": nrmse(outcome.maps["local_field"], local_field, inner),

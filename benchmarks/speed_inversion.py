@@ -8,18 +8,16 @@ Times are the least of the repeats, in seconds and in pairs of real transforms o
 from __future__ import annotations
 
 import argparse
-import resource
-import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from _machine import best_of, fft_pair_seconds, machine, peak_gb, save
 from scipy.ndimage import binary_erosion
 
 from paradia.errors import ConvergenceWarning
-from paradia.fft import irfftn, rfftn
 from paradia.grid import Grid
+from paradia.metrics.accuracy import nrmse
 from paradia.registry import load, methods
 from paradia.simulate.head import head
 
@@ -42,9 +40,19 @@ def main() -> None:
     noise = options.noise * mask
     error = noise * torch.randn(grid.shape, generator=torch.Generator().manual_seed(0))
     inner = torch.from_numpy(binary_erosion(mask.numpy(), iterations=5))
-    pair, _ = least(lambda: irfftn(rfftn(error), grid.shape), 5)
-    print(f"{grid.shape} voxels of {grid.voxel_size} mm, {options.threads} threads, one pair of transforms {1e3 * pair:.1f} ms")
-    print(f"{'':10s} {'s':>7s} {'pairs':>6s} {'iter':>5s} {'NRMSE':>6s} {'eroded':>6s} {'kept':>5s} {'GB':>5s}")
+    pair = fft_pair_seconds(grid.shape)
+    size = f"{' × '.join(map(str, grid.shape))} voxels of {' × '.join(map(str, grid.voxel_size))} mm"
+    lines = [f"# Background removal and inversion: simulated head, {size}, each stage fed the truth with noise", "", machine()]
+    lines += [
+        "",
+        f"Field noise {1e3 * options.noise:g} ppb; one pair of transforms {1e3 * pair:.1f} ms; errors about the mean, all of the",
+        "",
+    ]
+    lines[-2] += " mask that is kept and five voxels inside; peak is of the whole process so far."
+    lines += [
+        "| method | s | FFT pairs | iterations | NRMSE % | five voxels inside | mask kept | peak GB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     data: dict[str, tuple[torch.Tensor, torch.Tensor]] = {
         "background": (mask * (truth.total_field + error), mask * truth.local_field),
         "inversion": (mask * (truth.local_field + error), mask * truth.chi),
@@ -60,30 +68,13 @@ def main() -> None:
                 knobs["noise"] = noise
             if method.reports_progress:
                 knobs["callback"] = lambda i, _, iterations=iterations: iterations.__setitem__(0, i)
-            seconds, result = least(lambda: method.function(given, mask, grid, **knobs), options.repeat)  # noqa: B023
+            seconds, result = best_of(lambda: method.function(given, mask, grid, **knobs), options.repeat)  # noqa: B023
             image, valid = result if isinstance(result, tuple) else (result, mask)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            print(
-                f"{name:10s} {seconds:7.2f} {seconds / pair:6.0f} {iterations[0]:5d} {nrmse(image, wanted, valid):6.1f} "
-                f"{nrmse(image, wanted, inner & valid):6.1f} {float(valid.sum() / mask.sum()):5.2f} {peak:5.2f}"
+            lines.append(
+                f"| {stage} {name} | {seconds:.2f} | {seconds / pair:.0f} | {iterations[0] or '–'} | {nrmse(image, wanted, valid):.1f} "
+                f"| {nrmse(image, wanted, inner & valid):.1f} | {float(valid.sum() / mask.sum()):.2f} | {peak_gb():.2f} |"
             )
-
-
-def least(function: Callable[[], Any], repeat: int) -> tuple[float, Any]:
-    """Return the least time of some calls and the last result."""
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        result = function()
-        times.append(time.perf_counter() - start)
-    return min(times), result
-
-
-def nrmse(result: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) -> float:
-    """Return the error in percent of the truth, both about their means over the mask."""
-    a, b = result[mask].double(), truth[mask].double()
-    a, b = a - a.mean(), b - b.mean()
-    return float(100 * (a - b).norm() / b.norm())
+    save("speed-inversion", lines)
 
 
 if __name__ == "__main__":

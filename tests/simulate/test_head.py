@@ -111,7 +111,9 @@ def test_b0_turns_the_field_and_not_the_head(coarse):
 def test_same_head_on_any_grid(coarse):
     other = head(Grid((66, 75, 108), (3.0, 3.0, 1.6), GRID.b0_dir), seed=1)
     merged = other.chi.reshape(66, 75, 54, 2).mean(-1)
-    assert correlation(merged[coarse.mask], coarse.chi[coarse.mask]) > 0.9
+    both = coarse.mask & other.mask.reshape(66, 75, 54, 2).all(-1)  # what lies outside is softened by voxels, not millimetres
+    assert both.sum() > 0.95 * coarse.mask.sum()
+    assert correlation(merged[both], coarse.chi[both]) > 0.9
 
 
 def test_small_head_fits_a_small_field_of_view():
