@@ -23,7 +23,7 @@ def linear(
     offset: Offset = "smooth",
     smoothing: float = 6.0,
     bipolar: bool | None = None,
-    noise_limit: float = 6.0,
+    noise_limit: float = 4.0,
 ) -> FieldFit:
     r"""Fit a straight line through the unwrapped phases, weighted by the squared magnitudes, after removal of a smooth offset.
 

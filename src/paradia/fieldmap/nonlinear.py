@@ -26,7 +26,7 @@ def nonlinear(
     offset: Offset = "smooth",
     smoothing: float = 6.0,
     bipolar: bool | None = None,
-    noise_limit: float = 6.0,
+    noise_limit: float = 4.0,
     max_iter: int = 6,
 ) -> FieldFit:
     r"""Fit the complex echoes, each weighted by its squared magnitude, after removal of a smooth phase offset.
