@@ -23,8 +23,11 @@ from paradia.simulate._noise import REACH, texture
 from paradia.simulate._shapes import Frame
 from paradia.types import Mask, Volume
 
-SOFTNESS = 0.5
-"""Width of the edges of what lies outside the brain, in voxels.
+OUTSIDE = ("air", "muscle", "fat", "bone", "marrow")
+"""Tissues from the skull outwards."""
+
+SOFTNESS = 0.8
+"""Width of the edges of the skull and of what lies outside it, in voxels; what it holds keeps its own.
 
 Air and bone are a thousand times what the brain holds. Sampled with sharp edges they would ring at the highest frequencies,
 into the middle of the brain, where the field of what lies outside has to be harmonic.
@@ -130,7 +133,8 @@ def head(
     if texture_strength:
         canvas.chi += texture_strength * canvas.spread * texture(frame, generator)
         canvas.r2star *= 1 + 0.06 * texture_strength * texture(frame, generator, (4.0, 12.0))
-    chi, local_field, total_field = _fields(canvas.chi, mask, grid)
+    skull = torch.isin(canvas.labels, torch.tensor([_tissue.LABELS[name] for name in OUTSIDE]))
+    chi, local_field, total_field = _fields(canvas.chi, mask, skull & ~mask, grid)
     if shim and bool(mask.any()):
         total_field = total_field - _shim(total_field, mask, frame)
     magnitude0 = canvas.weight / 0.08 * _sensitivity(frame, bias)
@@ -150,7 +154,7 @@ def _frame(grid: Grid, scale: float, generator: torch.Generator) -> Frame:
     return Frame(x, y, z)
 
 
-def _fields(chi: Tensor, mask: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+def _fields(chi: Tensor, mask: Tensor, skull: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
     """Convolve with the dipole, the brain alone and everything; beyond the field of view the tissue goes on for a while.
 
     Returns
@@ -171,7 +175,7 @@ def _fields(chi: Tensor, mask: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tens
     around = torch.nn.functional.pad((chi * ~mask + water)[None, None], widths, mode="replicate")[0, 0]
     soft = torch.from_numpy(gaussian_filter(pad(around, shape).numpy(), SOFTNESS, mode="constant"))
     brain = soft[tuple(slice(m, m + n) for m, n in zip(margin, grid.shape, strict=True))]
-    brain[mask] = water
+    brain.copy_(torch.where(skull, brain, chi * ~mask + water))
     sources = torch.where(mask, chi, brain - water)
     return sources, local_field, local_field + crop(dipole(torch.roll(soft, [-m for m in margin], (0, 1, 2))), grid.shape)
 
