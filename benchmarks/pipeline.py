@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import time
 
-import torch
 from _machine import fft_pair_seconds, machine, peak_gb, save
 
 from paradia.grid import Grid
+from paradia.metrics._masks import erode
 from paradia.metrics.accuracy import nrmse, xsim
 from paradia.operators.dipole import Dipole
 from paradia.pipeline.execute import Outcome, execute
@@ -22,12 +22,6 @@ from paradia.simulate.gre import gre
 from paradia.simulate.head import Head, head
 
 ECHO_TIMES = (0.004, 0.012, 0.020, 0.028)
-
-
-def erode(mask: torch.Tensor, voxels: int) -> torch.Tensor:
-    """Peel a mask by a box of voxels."""
-    outside = (~mask)[None, None].float()
-    return torch.nn.functional.max_pool3d(outside, 2 * voxels + 1, 1, voxels)[0, 0] == 0
 
 
 def score(outcome: Outcome, truth: Head) -> dict[str, float]:

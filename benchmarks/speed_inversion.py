@@ -43,16 +43,9 @@ def main() -> None:
     pair = fft_pair_seconds(grid.shape)
     size = f"{' × '.join(map(str, grid.shape))} voxels of {' × '.join(map(str, grid.voxel_size))} mm"
     lines = [f"# Background removal and inversion: simulated head, {size}, each stage fed the truth with noise", "", machine()]
-    lines += [
-        "",
-        f"Field noise {1e3 * options.noise:g} ppb; one pair of transforms {1e3 * pair:.1f} ms; errors about the mean, all of the",
-        "",
-    ]
-    lines[-2] += " mask that is kept and five voxels inside; peak is of the whole process so far."
-    lines += [
-        "| method | s | FFT pairs | iterations | NRMSE % | five voxels inside | mask kept | peak GB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    said = f"Field noise {1e3 * options.noise:g} ppb; one pair of transforms {1e3 * pair:.1f} ms; errors about the mean."
+    heads = ("method", "s", "FFT pairs", "iterations", "NRMSE %", "five voxels inside", "mask kept", "peak GB so far")
+    lines += ["", said, "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     data: dict[str, tuple[torch.Tensor, torch.Tensor]] = {
         "background": (mask * (truth.total_field + error), mask * truth.local_field),
         "inversion": (mask * (truth.local_field + error), mask * truth.chi),

@@ -43,9 +43,18 @@ def decay(magnitude, mask, scan, *, callback=None):
     return Decay(magnitude[0] * mask, magnitude[1] * mask)
 
 
+def everything(magnitude):
+    return torch.ones(magnitude.shape[1:], dtype=torch.bool)
+
+
 @pytest.fixture
 def toys(monkeypatch):
-    table = {("unwrap", "half"): half, ("background", "subtract"): subtract, ("relaxometry", "decay"): decay}
+    table = {
+        ("unwrap", "half"): half,
+        ("background", "subtract"): subtract,
+        ("relaxometry", "decay"): decay,
+        ("mask", "everything"): everything,
+    }
 
     def load(stage, name):
         return registry.Method(stage, name, table[stage, name], "10.1/x")
@@ -170,6 +179,17 @@ def test_nan_is_refused_inside_the_mask_and_ignored_outside(protocol, board):
         execute(protocol, {**board, "invalid": invalid})
     board["mask"][0, 0, 0] = False
     execute(protocol, {**board, "invalid": invalid})
+
+
+def test_a_mask_that_was_found_loses_what_the_files_did_not_hold(protocol, board):
+    del board["mask"]
+    invalid = torch.zeros(SHAPE, dtype=torch.bool)
+    invalid[0, 0, :2] = True
+    found = Protocol("toy", "", (Step("mask", "everything"), *protocol.steps))
+    outcome = execute(found, {**board, "invalid": invalid})
+    assert torch.equal(outcome.maps["mask"], ~invalid)
+    assert not outcome.maps["r2star"][invalid].any()
+    assert "2 voxels that hold NaN or Inf were taken out of the mask." in outcome.messages
 
 
 def test_a_failed_save_leaves_nothing(protocol, board, tmp_path, monkeypatch):

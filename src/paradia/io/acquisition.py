@@ -65,24 +65,6 @@ class Acquisition:
     oriented: bool = True
 
 
-def check_finite(acquisition: Acquisition, mask: Tensor) -> None:
-    """Check that no NaN or Inf lay inside the mask.
-
-    Raises
-    ------
-    NonFiniteError
-        Some did; the message counts them.
-    """
-    if acquisition.nonfinite is None:
-        return
-    inside = int((acquisition.nonfinite & mask.cpu()).sum())
-    if inside:
-        raise NonFiniteError(
-            f"{inside} of the {int(mask.sum())} voxels inside the mask of {acquisition.name or 'the scan'} hold NaN or Inf. "
-            "Repair them, or leave them out of the mask."
-        )
-
-
 def load_mask(path: Path, acquisition: Acquisition) -> Tensor:
     """Read a user's mask; what is above zero counts.
 
