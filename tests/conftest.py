@@ -9,7 +9,18 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Physics modules have their shapes checked at every call; the import hook must come before the first import.
-STAGES = ["mask", "unwrap", "fieldmap", "background", "inversion", "relaxometry", "reference"]
+STAGES = [
+    "combine",
+    "mask",
+    "unwrap",
+    "fieldmap",
+    "background",
+    "inversion",
+    "singlestep",
+    "relaxometry",
+    "reference",
+    "contrast",
+]
 for layer in ["operators", "solvers", "simulate", "metrics", *STAGES]:
     install_import_hook(f"paradia.{layer}", "beartype.beartype")
 

@@ -39,6 +39,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
     {
         stage.name: stage
         for stage in (
+            Stage("combine", "Bring the images of several coils together.", ("magnitude", "phase")),
             Stage("mask", "Find the voxels that count.", ("mask",)),
             Stage("unwrap", "Take the 2π jumps out of the phase.", ("unwrapped",)),
             Stage(
@@ -47,7 +48,9 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
             Stage("relaxometry", "Fit relaxation rates to the magnitudes.", ("r2star", "r2star_noise"), optional=True),
             Stage("background", "Remove the field of sources outside the mask.", ("local_field", "mask")),
             Stage("inversion", "Turn the local field into susceptibility.", ("chi",)),
+            Stage("singlestep", "Turn the total field into susceptibility in one step.", ("chi",)),
             Stage("reference", "Set the zero of susceptibility.", ("chi",)),
+            Stage("contrast", "Weight the magnitude by phase, so that veins and iron stand out.", ("swi", "minip"), optional=True),
         )
     }
 )

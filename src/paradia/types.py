@@ -27,8 +27,20 @@ Echoes: TypeAlias = Float[Tensor, "echo x y z"]
 ComplexEchoes: TypeAlias = Complex[Tensor, "echo x y z"]
 """Complex images, one an echo."""
 
+CoilImages: TypeAlias = Complex[Tensor, "echo coil x y z"]
+"""Complex images, one an echo and coil."""
+
 Callback: TypeAlias = Callable[[int, float], None]
 """Called as ``callback(iteration, relative_change)`` after every iteration."""
+
+
+class Combined(NamedTuple):
+    """What `combine` methods give."""
+
+    magnitude: Echoes
+    """Magnitudes of the echoes, in the unit of the coil images (or of their noise, where they were whitened)."""
+    phase: Echoes
+    """Phases of the echoes, rad, in (−π, π]."""
 
 
 class FieldFit(NamedTuple):
@@ -60,3 +72,12 @@ class Decay(NamedTuple):
     """Transverse relaxation rate R2*, 1/s, zero outside the mask."""
     r2star_noise: Volume
     """Standard deviation of R2*, 1/s, zero outside the mask."""
+
+
+class Weighted(NamedTuple):
+    """What `contrast` methods give."""
+
+    swi: Volume
+    """Susceptibility-weighted magnitude, in the unit of the magnitude."""
+    minip: Volume
+    """Its minimum-intensity projection, a sliding slab a slice."""

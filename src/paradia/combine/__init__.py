@@ -1,0 +1,1 @@
+"""Methods that bring the images of several coils together."""

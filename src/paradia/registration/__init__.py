@@ -1,0 +1,1 @@
+"""Rigid registration of images to each other."""

@@ -1,0 +1,1 @@
+"""Methods that turn the total field into susceptibility in one step."""
