@@ -20,8 +20,8 @@ from paradia.mask.bet import bet
 from paradia.registry import load, methods
 from paradia.scan import Scan
 from paradia.unwrap._checks import check
-from paradia.unwrap._pieces import medians
-from paradia.unwrap._spanning import Edges, spanning_shifts
+from paradia.solvers.pieces import medians
+from paradia.solvers.spanning import Edges, spanning_shifts
 from paradia.unwrap.laplacian import laplacian
 from paradia.unwrap.romeo import romeo
 

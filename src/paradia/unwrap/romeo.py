@@ -10,11 +10,11 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.fft import bounding_box
 from paradia.scan import Scan
+from paradia.solvers.continuation import continue_phase
+from paradia.solvers.neighbours import TERMS
+from paradia.solvers.pieces import level
 from paradia.types import Echoes, Mask
 from paradia.unwrap._checks import check
-from paradia.unwrap._pieces import level
-from paradia.unwrap._spanning import spanning_shifts
-from paradia.unwrap._weights import TERMS, grid_edges
 
 CITE = "10.1002/mrm.28563"
 
@@ -100,7 +100,7 @@ def _in_space(turns: Tensor, magnitude: Tensor, mask: Tensor, times: tuple[float
     for echo in range(len(times)):
         partner = echo + 1 if echo + 1 < len(times) else echo - 1
         second = (turns[partner], times[echo] / times[partner]) if partner >= 0 else None
-        k, piece = _tree(turns[echo], magnitude[echo], mask, second, weights)
+        k, piece = continue_phase(turns[echo], magnitude[echo], mask, second, weights)
         value = turns[echo][mask] + k
         k = k + level(value, piece, previous, times[: echo + 1])
         previous.append(turns[echo][mask] + k)
@@ -117,9 +117,9 @@ def _by_template(turns: Tensor, magnitude: Tensor, mask: Tensor, times: tuple[fl
     theta = turns[late] - turns[early]
     theta = theta - theta.round()
     strength = (magnitude[late] * magnitude[early]).sqrt()
-    k, piece = _tree(turns[first], magnitude[first], mask, (theta, times[first] / span), weights)
+    k, piece = continue_phase(turns[first], magnitude[first], mask, (theta, times[first] / span), weights)
     k = k + level(turns[first][mask] + k, piece, [], times[:1])
-    n, piece = _tree(theta, strength, mask, (turns[first], span / times[first]), weights)
+    n, piece = continue_phase(theta, strength, mask, (turns[first], span / times[first]), weights)
     n = n + level(theta[mask] + n, piece, [], times[:1])
     rate = (theta[mask] + n) / span
     wrapped = turns[:, mask]
@@ -131,14 +131,6 @@ def _by_template(turns: Tensor, magnitude: Tensor, mask: Tensor, times: tuple[fl
     whole = torch.zeros_like(turns)
     whole[:, mask] = (smooth - wrapped).round()
     return whole
-
-
-def _tree(
-    turns: Tensor, magnitude: Tensor, mask: Tensor, second: tuple[Tensor, float] | None, weights: tuple[str, ...]
-) -> tuple[Tensor, Tensor]:
-    """Return the whole turns of each voxel of the mask and the piece of the mask that it belongs to."""
-    edges, nodes = grid_edges(turns, magnitude, mask, second, weights)
-    return spanning_shifts(edges, nodes)
 
 
 def _check_knobs(echoes: int, mode: str, template: int, weights: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from paradia.unwrap._spanning import Edges
+from paradia.solvers.spanning import Edges
 
 TERMS = ("phase", "gradient", "linearity", "magnitude")
 """Terms of the weight that are used unless others are named."""
