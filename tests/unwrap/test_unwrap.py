@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from functools import partial
 
 import nibabel
 import numpy as np
@@ -14,18 +16,21 @@ from hypothesis import strategies as st
 from scipy.sparse.csgraph import minimum_spanning_tree
 from skimage.restoration import unwrap_phase
 
-from paradia.errors import GeometryError, InputError, MaskError, MetadataError, NonFiniteError
+from paradia.errors import GeometryError, InputError, MaskError, MetadataError, MissingDependencyError, NonFiniteError
 from paradia.grid import Grid
 from paradia.mask.bet import bet
 from paradia.registry import load, methods
 from paradia.scan import Scan
-from paradia.unwrap._checks import check
 from paradia.solvers.pieces import medians
 from paradia.solvers.spanning import Edges, spanning_shifts
+from paradia.unwrap._checks import check
+from paradia.unwrap.best_path import best_path
 from paradia.unwrap.laplacian import laplacian
 from paradia.unwrap.romeo import romeo
+from paradia.unwrap.spun import _count, _decide, spun
 
 TURN = 2 * math.pi
+EXACT = [name for name in methods("unwrap") if name in ("romeo", "best_path", "spun")]
 SCAN = Scan((0.004, 0.0115, 0.018), 3.0)
 
 
@@ -117,6 +122,84 @@ def test_any_echo_may_be_the_template(template, case):
     assert bool(((error - error[:, :1].round()).abs() < 1e-3).all())
 
 
+@pytest.mark.parametrize("mode", ["template", "individual"])
+@pytest.mark.parametrize("quality", [0.0, 0.3, 0.8, 1.0])
+def test_spun_finds_the_truth_however_small_the_regions(mode, quality, case):
+    truth, magnitude, mask = case
+    error = (spun(wrapped(truth), magnitude, mask, SCAN, mode=mode, quality=quality) - truth)[:, mask] / TURN
+    assert bool(((error - error[:, :1].round()).abs() < 1e-3).all())
+
+
+def test_spun_without_regions_is_the_spanning_tree_of_romeo(generator):
+    phase = (torch.rand((2, 9, 8, 7), generator=generator) - 0.5) * TURN
+    magnitude, mask = torch.rand(phase.shape, generator=generator), torch.rand(phase.shape[1:], generator=generator) > 0.2
+    scan = Scan((0.004, 0.009))
+    for mode in ("template", "individual"):
+        assert torch.equal(spun(phase, magnitude, mask, scan, mode=mode, quality=0.0), romeo(phase, magnitude, mask, scan, mode=mode))
+
+
+def test_spun_asks_the_whole_interface_and_romeo_one_edge():
+    """Two even halves 0.8 π apart, and one pair of voxels where noise leads over smaller steps the other way round."""
+    truth = torch.zeros(1, 12, 9, 7)
+    truth[:, 6:] = 0.8 * math.pi
+    phase = wrapped(truth)
+    phase[0, 5, 4, 3], phase[0, 6, 4, 3] = -0.5 * math.pi, wrapped(torch.tensor(-0.5 * math.pi - 0.4 * math.pi))
+    mask, ones, scan = torch.ones(truth.shape[1:], dtype=torch.bool), torch.ones_like(truth), Scan((0.004,))
+    step = {}
+    for method in (romeo, partial(spun, quality=0.8)):
+        result = method(phase, ones, mask, scan)
+        step["romeo" if method is romeo else "spun"] = float(result[0, 8].median() - result[0, 2].median())
+    assert step["spun"] == pytest.approx(0.8 * math.pi, abs=1e-4)
+    assert step["romeo"] == pytest.approx(-1.2 * math.pi, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_votes_are_counted_as_by_hand(seed):
+    generator = torch.Generator().manual_seed(seed)
+    u, v = torch.randint(5, (2, 200), generator=generator)
+    u, v = u[u != v], v[u != v]
+    votes = torch.randint(1, 50, u.shape, generator=generator)
+    jump = torch.randint(-2, 3, u.shape, generator=generator)
+    by_hand: dict[tuple[int, int], dict[int, int]] = {}
+    for a, b, n, j in zip(u.tolist(), v.tolist(), votes.tolist(), jump.tolist(), strict=True):
+        ballot = by_hand.setdefault((min(a, b), max(a, b)), {})
+        ballot[j if a < b else -j] = ballot.get(j if a < b else -j, 0) + n
+    chosen = _decide(_count(Edges(u, v, votes, jump)), only_clear=False)
+    found = {(int(a), int(b)): int(j) for a, b, _, j in zip(*chosen, strict=True)}
+    assert found == {pair: max(ballot, key=lambda j: (ballot[j], -abs(j))) for pair, ballot in by_hand.items()}
+    margins = [2 * max(by_hand[pair].values()) - sum(by_hand[pair].values()) for pair in found]
+    assert [margins[i] for i in chosen.key.argsort().tolist()] == sorted(margins, reverse=True)
+
+
+def test_best_path_finds_the_truth_in_every_piece(case):
+    truth, _, mask = case
+    mask = mask.clone()
+    mask[17] = False
+    result = best_path(wrapped(truth), mask, SCAN)
+    for half in (slice(0, 17), slice(18, None)):
+        error = (result - truth)[:, half][:, mask[half]] / TURN
+        assert bool(((error - error[:, :1].round()).abs() < 1e-3).all())
+    assert bool((result[0][mask].abs() < 20).all())
+
+
+def test_best_path_says_what_to_install(case, monkeypatch):
+    truth, _, mask = case
+    monkeypatch.setitem(sys.modules, "skimage.restoration", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'paradia\[unwrap\]'"):
+        best_path(truth, mask, SCAN)
+
+
+def test_spun_refuses_knobs_that_mean_nothing(case):
+    truth, magnitude, mask = case
+    for knobs, message in (
+        ({"quality": 1.5}, "between 0 and 1"),
+        ({"template": 9}, "echo from 1 to 3"),
+        ({"mode": "both"}, "mode must be"),
+    ):
+        with pytest.raises(InputError, match=message):
+            spun(truth, magnitude, mask, SCAN, **knobs)
+
+
 def test_nan_outside_the_mask_is_allowed(case):
     truth, magnitude, mask = case
     phase = torch.where(mask, wrapped(truth), torch.nan)
@@ -146,16 +229,21 @@ def test_pieces_are_levelled_each_for_itself(case):
     seed=st.integers(0, 2**31),
     sides=st.tuples(*[st.integers(1, 6)] * 3),
     echoes=st.integers(1, 4),
+    name=st.sampled_from(EXACT),
     mode=st.sampled_from(["template", "individual"]),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_adds_whole_turns_and_nothing_else(seed, sides, echoes, mode):
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_adds_whole_turns_and_nothing_else(seed, sides, echoes, name, mode):
     generator = torch.Generator().manual_seed(seed)
     phase = (torch.rand((echoes, *sides), generator=generator) - 0.5) * TURN
     mask = torch.rand(sides, generator=generator) > 0.4
     mask[0, 0, 0] = True
     scan = Scan(tuple(0.003 + 0.004 * e for e in range(echoes)))
-    result = romeo(phase, torch.rand((echoes, *sides), generator=generator), mask, scan, mode=mode)
+    magnitude = torch.rand((echoes, *sides), generator=generator)
+    method = load("unwrap", name)
+    knobs = {"mode": mode} if "mode" in method.knobs else {}
+    board = {"phase": phase, "magnitude": magnitude, "mask": mask, "scan": scan}
+    result = method.function(**{key: board[key] for key in method.takes}, **knobs)
     turns = ((result - phase) / TURN)[:, mask]
     assert float((turns - turns.round()).abs().max()) < 1e-4
 

@@ -79,7 +79,7 @@ def _forest(edges: Edges, nodes: int) -> tuple[Tensor, Tensor]:
     """Run Borůvka's rounds until no edge leads out of a component."""
     levels = []
     while edges.u.numel():
-        label, shift, left = _round(edges, nodes)
+        label, shift, left = join_cheapest(edges, nodes)
         levels.append((label, shift))
         edges, nodes = edges.join(label, shift), left
     label = torch.arange(nodes, device=edges.u.device)
@@ -90,8 +90,21 @@ def _forest(edges: Edges, nodes: int) -> tuple[Tensor, Tensor]:
     return shift, label
 
 
-def _round(edges: Edges, nodes: int) -> tuple[Tensor, Tensor, int]:
-    """Join every component with the one its cheapest edge leads to."""
+def join_cheapest(edges: Edges, nodes: int) -> tuple[Tensor, Tensor, int]:
+    """Join every component with the one its cheapest edge leads to, all at once.
+
+    Parameters
+    ----------
+    edges
+        The graph; no two keys are the same.
+    nodes
+        How many components there are, numbered from 0.
+
+    Returns
+    -------
+    tuple
+        New number and whole turns of each component, and how many are left.
+    """
     best = torch.full((nodes,), NONE, dtype=torch.int64, device=edges.key.device)
     best.scatter_reduce_(0, edges.u, edges.key, "amin")
     best.scatter_reduce_(0, edges.v, edges.key, "amin")

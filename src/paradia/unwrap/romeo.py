@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from paradia.errors import InputError
 from paradia.fft import bounding_box
 from paradia.scan import Scan
 from paradia.solvers.continuation import continue_phase
 from paradia.solvers.neighbours import TERMS
-from paradia.solvers.pieces import level
 from paradia.types import Echoes, Mask
 from paradia.unwrap._checks import check
+from paradia.unwrap._modes import by_template, in_space
 
 CITE = "10.1002/mrm.28563"
 
@@ -86,51 +86,14 @@ def romeo(
     inside = mask[box]
     turns = torch.where(inside, phase[:, *box], 0) / TURN
     strength = torch.nan_to_num(magnitude[:, *box])
-    unwrap = _in_space if mode == "individual" or phase.shape[0] == 1 else _by_template
-    whole = unwrap(turns, strength, inside, scan.echo_times, template - 1, tuple(weights))
+    spatial = partial(continue_phase, terms=tuple(weights))
+    if mode == "individual" or phase.shape[0] == 1:
+        whole = in_space(spatial, turns, strength, inside, scan.echo_times)
+    else:
+        whole = by_template(spatial, turns, strength, inside, scan.echo_times, template - 1)
     unwrapped = torch.zeros_like(phase)
     unwrapped[:, *box] = torch.where(inside, phase[:, *box] + TURN * whole, 0)
     return unwrapped
-
-
-def _in_space(turns: Tensor, magnitude: Tensor, mask: Tensor, times: tuple[float, ...], _: int, weights: tuple[str, ...]) -> Tensor:
-    """Unwrap every echo for itself, and bring the echoes to one global number of turns."""
-    whole = torch.empty_like(turns)
-    previous: list[Tensor] = []
-    for echo in range(len(times)):
-        partner = echo + 1 if echo + 1 < len(times) else echo - 1
-        second = (turns[partner], times[echo] / times[partner]) if partner >= 0 else None
-        k, piece = continue_phase(turns[echo], magnitude[echo], mask, second, weights)
-        value = turns[echo][mask] + k
-        k = k + level(value, piece, previous, times[: echo + 1])
-        previous.append(turns[echo][mask] + k)
-        whole[echo] = 0
-        whole[echo][mask] = k.to(whole.dtype)
-    return whole
-
-
-def _by_template(turns: Tensor, magnitude: Tensor, mask: Tensor, times: tuple[float, ...], first: int, weights: tuple[str, ...]) -> Tensor:
-    """Unwrap one echo and one phase difference in space, the rest in time."""
-    other = first + 1 if first + 1 < len(times) else first - 1
-    early, late = min(first, other), max(first, other)
-    span = times[late] - times[early]
-    theta = turns[late] - turns[early]
-    theta = theta - theta.round()
-    strength = (magnitude[late] * magnitude[early]).sqrt()
-    k, piece = continue_phase(turns[first], magnitude[first], mask, (theta, times[first] / span), weights)
-    k = k + level(turns[first][mask] + k, piece, [], times[:1])
-    n, piece = continue_phase(theta, strength, mask, (turns[first], span / times[first]), weights)
-    n = n + level(theta[mask] + n, piece, [], times[:1])
-    rate = (theta[mask] + n) / span
-    wrapped = turns[:, mask]
-    smooth = torch.empty_like(wrapped)
-    smooth[first] = wrapped[first] + k
-    for echo, before in [(e, e - 1) for e in range(first + 1, len(times))] + [(e, e + 1) for e in range(first - 1, -1, -1)]:
-        expected = smooth[before] + rate * (times[echo] - times[before])
-        smooth[echo] = wrapped[echo] + (expected - wrapped[echo]).round()
-    whole = torch.zeros_like(turns)
-    whole[:, mask] = (smooth - wrapped).round()
-    return whole
 
 
 def _check_knobs(echoes: int, mode: str, template: int, weights: tuple[str, ...]) -> None:
