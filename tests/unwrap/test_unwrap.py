@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from functools import partial
 
 import nibabel
 import numpy as np
@@ -27,7 +26,7 @@ from paradia.unwrap._checks import check
 from paradia.unwrap.best_path import best_path
 from paradia.unwrap.laplacian import laplacian
 from paradia.unwrap.romeo import romeo
-from paradia.unwrap.spun import _count, _decide, spun
+from paradia.unwrap.spun import _count, _decide, _join, spun
 
 TURN = 2 * math.pi
 EXACT = [name for name in methods("unwrap") if name in ("romeo", "best_path", "spun")]
@@ -138,19 +137,15 @@ def test_spun_without_regions_is_the_spanning_tree_of_romeo(generator):
         assert torch.equal(spun(phase, magnitude, mask, scan, mode=mode, quality=0.0), romeo(phase, magnitude, mask, scan, mode=mode))
 
 
-def test_spun_asks_the_whole_interface_and_romeo_one_edge():
-    """Two even halves 0.8 π apart, and one pair of voxels where noise leads over smaller steps the other way round."""
-    truth = torch.zeros(1, 12, 9, 7)
-    truth[:, 6:] = 0.8 * math.pi
-    phase = wrapped(truth)
-    phase[0, 5, 4, 3], phase[0, 6, 4, 3] = -0.5 * math.pi, wrapped(torch.tensor(-0.5 * math.pi - 0.4 * math.pi))
-    mask, ones, scan = torch.ones(truth.shape[1:], dtype=torch.bool), torch.ones_like(truth), Scan((0.004,))
-    step = {}
-    for method in (romeo, partial(spun, quality=0.8)):
-        result = method(phase, ones, mask, scan)
-        step["romeo" if method is romeo else "spun"] = float(result[0, 8].median() - result[0, 2].median())
-    assert step["spun"] == pytest.approx(0.8 * math.pi, abs=1e-4)
-    assert step["romeo"] == pytest.approx(-1.2 * math.pi, abs=1e-4)
+def test_many_votes_outweigh_the_best_edge_that_a_spanning_tree_would_take():
+    """Regions 0 and 1: one strong edge says a turn, ten weaker ones say none; region 2 hangs on 1 by a tie of turns -1 and 2."""
+    u, v = torch.tensor([0] + [1] * 10 + [1, 2]), torch.tensor([1] + [0] * 10 + [2, 1])
+    votes, jump = torch.tensor([30] + [5] * 10 + [4, 4]), torch.tensor([1] + [0] * 10 + [-1, 2])
+    shift, label = _join(_count(Edges(u, v, votes, jump)), 3)
+    assert (shift - shift[0]).tolist() == [0, 0, 1]
+    assert label.unique().numel() == 1
+    tree, _ = spanning_shifts(Edges(u, v, 1000 * (40 - votes) + torch.arange(13), jump), 3)
+    assert int(tree[0] - tree[1]) == 1
 
 
 @pytest.mark.parametrize("seed", range(4))
