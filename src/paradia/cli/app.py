@@ -32,6 +32,17 @@ def app() -> App:
     protocol.command("paradia.cli.protocol:show", name="show", help="Print a protocol as TOML, every knob written out.")
     protocol.command("paradia.cli.protocol:names", name="list", help="List the protocols.")
     root.command(protocol)
+    tuning = App(name="tune", help="Choose a regularisation weight on your own data, by the L-curve and the discrepancy principle.")
+    for stage in (STAGES[name] for name in ("background", "inversion", "singlestep")):
+        branch = App(name=stage.name, help=stage.summary)
+        for method in methods(stage.name):
+            branch.command(
+                f"paradia.cli.tune:{stage.name}__{method}",
+                name=method.replace("_", "-"),
+                help=f"Choose a knob of {stage.name} {method} on your own data.",
+            )
+        tuning.command(branch)
+    root.command(tuning)
     single = Group("Single steps", sort_key=1)
     for stage in STAGES.values():
         branch = App(name=stage.name, help=stage.summary, group=single)

@@ -33,6 +33,11 @@ class Progress:
         """Print a line, with rich's markup."""
         self.console.print(text, soft_wrap=True)
 
+    def show(self, text: str) -> None:
+        """Put a text beside the spinner, with rich's markup."""
+        if self._status:
+            self._status.update(text)
+
     def done(self, text: str) -> None:
         """Print what was finished."""
         self.say(f"[green]✓[/] {escape(text)}")

@@ -49,11 +49,16 @@ def __getattr__(name: str) -> Callable[..., int]:
 
 def _command(method: Method) -> Callable[..., int]:
     """Turn a method into a command with a signature and a docstring of its own."""
-    images = [name for name in method.takes if name not in GEOMETRY]
+    out = inspect.Parameter("out", inspect.Parameter.POSITIONAL_ONLY, annotation=Annotated[Path, Parameter(help=_OUT)])
+    return build(method, [out, *options(method)], lambda args, given: _run(method, Path(args[0]), given), method.function.__doc__ or "")
+
+
+def options(method: Method) -> list[inspect.Parameter]:
+    """List what a method can be given on the command line: files of its data, how to read them, and its knobs."""
     hints = get_type_hints(method.function)
     keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter("out", inspect.Parameter.POSITIONAL_ONLY, annotation=Annotated[Path, Parameter(help=_OUT)])]
-    for name in images:
+    parameters = []
+    for name in (name for name in method.takes if name not in GEOMETRY):
         needed = name in method.needs
         kind: Any = Files if name in RAW else Path
         text = f"File of the {_described(name)}."
@@ -70,20 +75,26 @@ def _command(method: Method) -> Callable[..., int]:
         for name, kind, text, default in _COMMON
         if _offered(name, method)
     ]
-    parameters += [
+    return parameters + [
         inspect.Parameter(p.name, keyword, annotation=hints[p.name], default=p.default)
         for p in method.parameters
         if p.kind is p.KEYWORD_ONLY and p.name != "callback"
     ]
-    parameters.sort(key=lambda p: (p.kind is keyword, p.default is not p.empty))
 
+
+def build(
+    method: Method, parameters: list[inspect.Parameter], call: Callable[[tuple[Any, ...], dict[str, Any]], int], docstring: str
+) -> Callable[..., int]:
+    """Make a command of a signature; what is called gets the positional arguments, and all others with their defaults."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = sorted(parameters, key=lambda p: (p.kind is keyword, p.default is not p.empty))
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
 
     def command(*args: Any, **given: Any) -> int:
-        return _run(method, Path(args[0]), defaults | given)
+        return call(args, defaults | given)
 
     command.__name__ = method.name
-    command.__doc__ = method.function.__doc__
+    command.__doc__ = docstring
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return command
 
@@ -101,12 +112,12 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
         raise InputError(f"the result is a NIfTI file, got {out}. Give a name that ends in .nii.gz.")
     names = ["local_mask" if name == "mask" and method.stage != "mask" else name for name in stage(method.stage).gives]
     places = {name: out if place == 0 else _beside(out, name) for place, name in enumerate(names)}
-    sources = _paths(method, given)
+    sources = paths_of(method, given)
     for path in places.values():
         if path.resolve() in {source.resolve() for source in sources}:
             raise InputError(f"the input {path} would be overwritten. Give another name for the result.")
     device = pick_device(given["device"])
-    board, affine = _read(method, given)
+    board, affine = read_board(method, given)
     knobs = {name: given[name] for name in method.knobs if name in given}
     protocol = Protocol(f"{method.stage} {method.name}", "", (Step(method.stage, method.name, knobs),))
     with Progress() as progress:
@@ -131,8 +142,8 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
     return 0
 
 
-def _read(method: Method, given: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-    """Put the data that were given on a board; all images lie on one grid."""
+def read_board(method: Method, given: dict[str, Any], extra: tuple[str, ...] = ()) -> tuple[dict[str, Any], np.ndarray]:
+    """Put the data that were given on a board, also some that the method does not take; all images lie on one grid."""
     board: dict[str, Any] = {}
     first: Volumes | None = None
     if any(given.get(name) for name in RAW):
@@ -144,7 +155,7 @@ def _read(method: Method, given: dict[str, Any]) -> tuple[dict[str, Any], np.nda
             board["mask"] = acquisition.mask
         if acquisition.nonfinite is not None:
             board["invalid"] = acquisition.nonfinite
-    for name in method.takes:
+    for name in dict.fromkeys((*method.takes, *extra)):
         if name in board or name in GEOMETRY or given.get(name) is None:
             continue
         volumes = read(given[name])
@@ -187,7 +198,7 @@ def _acquisition(method: Method, given: dict[str, Any]) -> Acquisition:
     )
 
 
-def _paths(method: Method, given: dict[str, Any]) -> list[Path]:
+def paths_of(method: Method, given: dict[str, Any]) -> list[Path]:
     """List the files that were given."""
     paths: list[Path] = []
     for name in method.takes:

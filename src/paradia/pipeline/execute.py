@@ -91,7 +91,7 @@ def execute(
     outcome = Outcome(maps={"mask": data["mask"]} if "mask" in data else {})
     if "mask" in data:
         protocol = protocol.without(["mask"])
-        _check_mask(data, invalid)
+        check_mask(data, invalid)
     digests = {name: digest(value) for name, value in data.items()}
     for step in protocol.steps:
         try:
@@ -110,7 +110,7 @@ def execute(
         outcome.steps.append(record)
         outcome.maps |= {("local_mask" if name == "mask" and step.stage != "mask" else name): value for name, value in given.items()}
         if step.stage == "mask":
-            _check_mask(data)
+            check_mask(data)
             digests["mask"] = digest(data["mask"])
     return outcome
 
@@ -152,7 +152,7 @@ def _one(
     return given, record, key
 
 
-def _check_mask(data: Mapping[str, Any], invalid: Tensor | None = None) -> None:
+def check_mask(data: Mapping[str, Any], invalid: Tensor | None = None) -> None:
     """Refuse a mask that is empty, of another shape, or over voxels without numbers."""
     mask, grid = data["mask"], data["grid"]
     if tuple(mask.shape) != grid.shape:
