@@ -11,9 +11,14 @@ from paradia.grid import Grid
 from paradia.registry import load, methods
 from paradia.simulate.head import head
 
-METHODS = methods("background")
+METHODS = tuple(name for name in methods("background") if "total_field" in load("background", name).needs)
+"""Those that start from a field; one that starts from phases is tested apart."""
 BOUNDS = {  # |slope - 1|, correlation, |bias| in ppm, share of the background that is left: a little looser than reached
+    "sharp": (0.15, 0.8, 0.001, 0.06),
     "vsharp": (0.25, 0.45, 0.001, 0.15),
+    "resharp": (0.25, 0.79, 0.001, 0.05),
+    "ismv": (0.2, 0.77, 0.0015, 0.055),
+    "lbv": (0.2, 0.8, 0.0015, 0.055),
     "pdf": (0.35, 0.78, 0.001, 0.03),
     "joint": (0.25, 0.84, 0.001, 0.03),
 }  # voxels of 3 mm are hard on spheres: beside the sinuses the field changes from one voxel to the next

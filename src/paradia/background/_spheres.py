@@ -1,0 +1,69 @@
+"""Spheres that fit into a mask."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from paradia.errors import MaskError
+from paradia.fft import Window, irfftn, rfftn
+from paradia.grid import Grid
+from paradia.operators.smv import even_spectrum, sphere
+
+SINGLE = 2**15
+"""Voxels in a sphere up to which a transform in single precision counts them without an error near one half."""
+
+
+class Spheres(NamedTuple):
+    """One sphere, moved all over a window."""
+
+    share: Tensor
+    """Half spectrum of one minus the mean over the sphere, :math:`1 - S`: what is left of a field without the mean around it."""
+    fits: Tensor
+    """Voxels around which the whole sphere lies in the mask."""
+
+
+def least_radius(voxel_size: tuple[float, float, float], radius: float) -> float:
+    """Return the radius, mm, or that of the smallest sphere with a neighbour on each side, whichever is larger."""
+    return max(radius, 1.5 * max(voxel_size))
+
+
+def spheres(window: Window, radius: float, like: Tensor) -> Spheres:
+    """Find where a sphere fits into the mask of a window whose margin is at least its radius.
+
+    Parameters
+    ----------
+    window
+        Frame of the mask.
+    radius
+        Radius of the sphere, mm.
+    like
+        Image whose precision and device the spectrum takes.
+
+    Raises
+    ------
+    MaskError
+        It fits nowhere.
+    """
+    ball = sphere(window.grid.voxel_size, radius)
+    if any(b > n for b, n in zip(ball.shape, window.grid.shape, strict=True)):
+        fits = torch.zeros_like(window.mask)
+    else:
+        fits = window.mask & (_count(window.mask, window.grid, ball != 0) > int((ball != 0).sum()) - 0.5)
+    if not fits.any():
+        raise MaskError(f"no sphere of radius {radius:g} mm fits into the mask. Give a larger mask or a smaller radius.")
+    return Spheres(even_spectrum(ball, window.grid).neg_().add_(1).to(like), fits)
+
+
+def reached(window: Window, voxels: Tensor, radius: float) -> Tensor:
+    """Return which voxels of a window the spheres around given ones touch, the radius at most the window's margin."""
+    return _count(voxels, window.grid, sphere(window.grid.voxel_size, radius) != 0) > 0.5
+
+
+def _count(voxels: Tensor, grid: Grid, ball: Tensor) -> Tensor:
+    """Count the given voxels in the sphere around each voxel."""
+    exact = torch.float32 if int(ball.sum()) <= SINGLE else torch.float64
+    spectrum = even_spectrum(ball.to(torch.float64), grid).to(voxels.device, exact)
+    return irfftn(rfftn(voxels.to(exact)).mul_(spectrum), grid.shape)
