@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
-from paradia.relaxometry._checks import CHUNK, check, give, noise_level
+from paradia.relaxometry._checks import check
+from paradia.relaxometry._decay import fit
 from paradia.scan import Scan
 from paradia.types import Callback, Decay, Echoes, Mask
 
 CITE = "10.1002/mrm.23306"
-
-TINY = 1e-30
 
 
 def nonlinear(
@@ -67,60 +63,4 @@ def nonlinear(
     https://doi.org/10.1002/mrm.23306
     """
     check("nonlinear", magnitude, mask, scan, 2, maximum)
-    signal = magnitude[:, mask]
-    times = torch.tensor(scan.echo_times, dtype=signal.dtype, device=signal.device)[:, None]
-    rate, information, squares = _fit(signal, times, maximum, max_iter, tol, callback)
-    sigma = noise_level(squares, signal.shape[0] - 2, signal[0], mask)
-    if rician:
-        debiased = (signal.square() - sigma.square()).clamp_min(0).sqrt()
-        rate, information, squares = _fit(debiased, times, maximum, max_iter, tol, callback)
-    return give(rate, sigma / information.clamp_min(TINY).sqrt(), mask, maximum)
-
-
-def _fit(
-    signal: Tensor, times: Tensor, maximum: float, max_iter: int, tol: float, callback: Callback | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    parts = [_fit_part(part, times, maximum, max_iter, tol, callback) for part in signal.split(CHUNK, dim=1)]
-    rate, information, squares = (torch.cat(column) for column in zip(*parts, strict=True))
-    return rate, information, squares
-
-
-def _fit_part(
-    signal: Tensor, times: Tensor, maximum: float, max_iter: int, tol: float, callback: Callback | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Variable projection: the best height belongs to every rate, and only the rate is stepped."""
-    rate = _logarithmic(signal, times).clamp(0, maximum)
-    bound = 1 / float(times[-1])
-    for iteration in range(1, max_iter + 1):
-        decay, height, rest, information = _state(rate, signal, times)
-        step = -(rest * times * decay).sum(0) * height / information.clamp_min(TINY)
-        step = torch.where(height > 0, step, 0).clamp(-bound, bound)
-        new = (rate + step).clamp(0, maximum)
-        change = float((new - rate).abs().max()) * float(times[-1])
-        rate = new
-        if callback is not None:
-            callback(iteration, change)
-        if change < tol:
-            break
-    _, _, rest, information = _state(rate, signal, times)
-    return rate, information, rest.square().sum(0)
-
-
-def _state(rate: Tensor, signal: Tensor, times: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the decay, its best height, what is left, and the information on the rate."""
-    decay = torch.exp(-times * rate)
-    norm = decay.square().sum(0).clamp_min(TINY)
-    height = (decay * signal).sum(0) / norm
-    lean = times * decay
-    projected = lean.square().sum(0) - (lean * decay).sum(0).square() / norm
-    return decay, height, signal - height * decay, height.square() * projected
-
-
-def _logarithmic(signal: Tensor, times: Tensor) -> Tensor:
-    """Return the rate of a line through the logarithm, weighted by the squared signal."""
-    weight = signal.square()
-    total = weight.sum(0).clamp_min(TINY)
-    value = torch.log(signal.clamp_min(1e-12 * float(signal.max()) + TINY))
-    centre = (weight * times).sum(0) / total
-    lever = times - centre
-    return -(weight * lever * value).sum(0) / (weight * lever.square()).sum(0).clamp_min(TINY)
+    return fit(magnitude, mask, scan, None, rician=rician, maximum=maximum, max_iter=max_iter, tol=tol, callback=callback)
