@@ -43,7 +43,7 @@ def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False)
         raise InputError(f"the protocol {chosen.name} has no steps. See paradia protocol show for one that has.")
     there = {*GIVEN, *(["mask"] if masked else [])}
     for step in chosen.without(["mask"] if masked else []).steps:
-        _check_knobs(step.loaded, step.knobs)
+        check_knobs(step.loaded, step.knobs)
         missing = [name for name in step.loaded.needs if name not in there]
         if missing and not STAGES[step.stage].optional:
             raise InputError(
@@ -77,8 +77,14 @@ def pick_device(name: str) -> str:
     return name
 
 
-def _check_knobs(method: Method, knobs: Any) -> None:
-    """Check the type of every knob that was turned."""
+def check_knobs(method: Method, knobs: Any) -> None:
+    """Check the type of every knob that was turned.
+
+    Raises
+    ------
+    InputError
+        A knob of another type.
+    """
     hints = get_type_hints(method.function)
     for parameter in method.parameters:
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.name not in knobs:
