@@ -219,3 +219,106 @@ def test_a_folder_without_permission_is_told(files, command, tmp_path):
     told = command("qsm", files["magnitude"], files["phase"], tmp_path / "closed" / "out", *TIMES, *B0, *FAST)
     assert told.status == 2
     assert "cannot write to" in told.err
+
+
+def test_two_passes_are_in_the_maps_the_sidecar_and_the_report(files, command, tmp_path):
+    call = ("qsm", files["magnitude"], files["phase"], tmp_path / "out", *TIMES, *B0, *FAST)
+    told = command(*call)
+    assert told.status == 0, told.err
+    one = nib.load(tmp_path / "out" / "Chimap.nii.gz").get_fdata()
+    assert "Passes" not in json.loads((tmp_path / "out" / "Chimap.json").read_text())
+    told = command(*call, "--two-pass")
+    assert told.status == 0, told.err
+    assert "Two passes: the first left" in told.err
+    two = nib.load(tmp_path / "out" / "Chimap.nii.gz").get_fdata()
+    assert np.abs(one - two).max() > 0
+    sidecar = json.loads((tmp_path / "out" / "Chimap.json").read_text())
+    assert sidecar["Passes"] == ["reliable voxels", "all voxels"]
+    assert sidecar["EstimationAlgorithm"] == "inversion/tkd"
+    steps = json.loads((tmp_path / "out" / "provenance.json").read_text())["steps"]
+    assert [s["pass"] for s in steps if s["stage"] == "inversion"] == ["reliable voxels", "all voxels"]
+    assert [s["kept"] for s in steps if s["stage"] == "inversion"] == [False, True]
+    page = (tmp_path / "out" / "report.html").read_text()
+    for words in ("Dipole inversion (reliable voxels)", "Dipole inversion (all voxels)", "Two passes", "10.1002/mrm.29048", "first left"):
+        assert words in page
+    command(*call, "--two-pass")
+    steps = json.loads((tmp_path / "out" / "provenance.json").read_text())["steps"]
+    assert all(s["kept"] for s in steps if s["stage"] != "two_pass")
+
+
+def test_a_region_of_the_users_own_is_zero(files, small, command, tmp_path, brief):
+    told = command("qsm", files["magnitude"], files["phase"], tmp_path, *TIMES, *B0, *FAST, "--region", files["region"])
+    assert told.status == 0, told.err
+    chi = nib.load(tmp_path / "Chimap.nii.gz").get_fdata()
+    inside = (nib.load(tmp_path / "desc-local_mask.nii.gz").get_fdata() > 0) & small.region
+    assert abs(chi[inside].mean()) < 1e-6
+    sidecar = json.loads((tmp_path / "Chimap.json").read_text())
+    assert sidecar["Reference"] == "region"
+    assert str(files["region"]) in sidecar["Sources"]
+    provenance = json.loads((tmp_path / "provenance.json").read_text())
+    assert any(str(files["region"]) in source for source in provenance["sources"])
+    assert any("given region" in message for message in provenance["messages"])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--set", "reference.method=region"), "needs region. Give it with --region"),
+        (("--region", "gone.nii"), "gone.nii"),
+    ],
+)
+def test_a_region_that_is_not_there_is_told(options, sentence, files, command, tmp_path):
+    told = command("qsm", files["magnitude"], files["phase"], tmp_path / "out", *TIMES, *B0, *FAST, *options)
+    assert told.status == 2
+    assert sentence in told.err
+    assert not maps(tmp_path / "out")
+
+
+PHASE = '[mask]\nmethod = "quality"\n[unwrap]\nmethod = "romeo"\nmode = "template"\n[fieldmap]\nmethod = "linear"\n'
+END = '[reference]\nmethod = "whole_brain"\n'
+
+
+@pytest.fixture
+def single_step(monkeypatch):
+    """A single step of its own making: thresholded division of the total field."""
+    from paradia import registry
+    from paradia.inversion.tkd import tkd
+    from paradia.pipeline import step
+
+    def divide(total_field, mask, grid, noise=None, magnitude=None, *, threshold: float = 0.2):
+        """Divide at once."""
+        return tkd(total_field, mask, grid, threshold=threshold)
+
+    def load(stage, name):
+        if (stage, name) == ("singlestep", "divide"):
+            return registry.Method(stage, name, divide, "10.1000/divide")
+        return registry.load(stage, name)
+
+    monkeypatch.setattr(step, "load", load)
+
+
+@pytest.mark.parametrize("two_pass", [False, True])
+def test_a_protocol_may_hold_a_single_step(single_step, two_pass, files, command, tmp_path):
+    (tmp_path / "mine.toml").write_text(PHASE + '[singlestep]\nmethod = "divide"\n' + END)
+    passes = ("--two-pass",) if two_pass else ()
+    call = ("qsm", files["magnitude"], files["phase"], tmp_path / "out", *TIMES, *B0, "--protocol", tmp_path / "mine.toml", *passes)
+    told = command(*call)
+    assert told.status == 0, told.err
+    assert {"Chimap.nii.gz", "fieldmap.nii.gz", "desc-local_mask.nii.gz"} <= set(maps(tmp_path / "out"))
+    assert "localfield.nii.gz" not in maps(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "Chimap.json").read_text())["EstimationAlgorithm"] == "singlestep/divide"
+    assert "10.1000/divide" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_protocol_may_go_from_phase_to_the_local_field(files, command, tmp_path):
+    steps = '[mask]\nmethod = "quality"\n[background]\nmethod = "harperella"\n[inversion]\nmethod = "tkd"\n'
+    (tmp_path / "mine.toml").write_text(steps + END)
+    call = ("qsm", files["magnitude"], files["phase"], tmp_path / "out", *TIMES, *B0, "--protocol", tmp_path / "mine.toml")
+    told = command(*call)
+    assert told.status == 0, told.err
+    assert {"Chimap.nii.gz", "localfield.nii.gz", "desc-local_mask.nii.gz"} <= set(maps(tmp_path / "out"))
+    assert "fieldmap.nii.gz" not in maps(tmp_path / "out")
+    assert "Local field" in (tmp_path / "out" / "report.html").read_text()
+    told = command(*call, "--two-pass")
+    assert told.status == 2
+    assert "two passes need the noise of the field" in told.err

@@ -320,3 +320,25 @@ def test_a_worker_that_died_is_a_failure_like_any_other():
     result = _result(future, "sub-one")
     assert result.report is None
     assert "--nprocs" in result.failure
+
+
+def test_regions_are_found_for_each_subject(dataset, small, command, tmp_path, brief):
+    save(tmp_path / "regions" / "sub-one" / "anat" / "sub-one_desc-csf_mask.nii.gz", small.region, small.affine)
+    (tmp_path / "regions" / "dataset_description.json").write_text('{"Name": "r", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}')
+    told = command("run", dataset, tmp_path / "out", "--regions", tmp_path / "regions", "--two-pass", *FAST)
+    assert told.status == 1, "the second subject has no region"
+    assert "should hold one _mask for sub-two" in told.err
+    anat = tmp_path / "out" / "sub-one" / "anat"
+    sidecar = json.loads((anat / "sub-one_Chimap.json").read_text())
+    assert sidecar["Reference"] == "region"
+    assert sidecar["Passes"] == ["reliable voxels", "all voxels"]
+    chi = nib.load(anat / "sub-one_Chimap.nii.gz").get_fdata()
+    inside = (nib.load(anat / "sub-one_desc-local_mask.nii.gz").get_fdata() > 0) & small.region
+    assert abs(chi[inside].mean()) < 1e-6
+
+
+def test_a_dry_run_says_that_there_are_two_passes(dataset, command, tmp_path):
+    told = command("run", dataset, tmp_path / "out", "--two-pass", "--dry-run", *FAST)
+    assert told.status == 0, told.err
+    assert "in two passes, on " in told.out
+    assert not (tmp_path / "out").exists()

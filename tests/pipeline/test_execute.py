@@ -246,3 +246,90 @@ def test_key_depends_on_device_and_settings(toys):
     }
     assert len(keys) == 4
     assert step_key(Step("unwrap", "half", {"cut": 0.5}), {"phase": "a"}, torch.device("cpu")) in keys
+
+
+def spread(local_field, mask, grid, *, gain: float = 2.0):
+    """A stand-in for an inversion whose zero hangs on its mask."""
+    calls.append("inversion")
+    return (gain * local_field + mask.sum() / 10) * mask
+
+
+def middle(chi, mask):
+    calls.append("reference")
+    return (chi - chi[mask].mean()) * mask
+
+
+@pytest.fixture
+def twice(toys, monkeypatch):
+    from paradia.pipeline import step as module
+
+    toy = module.load
+    table = {("inversion", "spread"): spread, ("reference", "middle"): middle}
+
+    def load(stage, name):
+        return registry.Method(stage, name, table[stage, name], "10.1/y") if (stage, name) in table else toy(stage, name)
+
+    monkeypatch.setattr("paradia.pipeline.step.load", load)
+    steps = (Step("relaxometry", "decay"), Step("background", "subtract"), Step("inversion", "spread"), Step("reference", "middle"))
+    return Protocol("toy", "", steps, two_pass=True)
+
+
+@pytest.fixture
+def noisy(board):
+    """One voxel far noisier than the others, in the middle of the mask."""
+    noise = torch.full(SHAPE, 0.01)
+    noise[2, 2, 1] = 0.05
+    return {**board, "noise": noise}
+
+
+def test_two_passes_are_put_together_as_by_hand(twice, noisy):
+    outcome = execute(twice, noisy)
+    hole = torch.ones(SHAPE, dtype=torch.bool)
+    hole[2, 2, 1] = False
+    local = noisy["total_field"] - 0.1
+    first, second = 2 * local + 4.7, 2 * local + 4.8  # subtract takes the first plane of 12 from masks of 59 and 60 voxels
+    by_hand = torch.where(hole, first, second - 0.1)
+    inside = torch.ones(SHAPE, dtype=torch.bool)
+    inside[0] = False
+    by_hand = (by_hand - by_hand[inside].mean()) * inside
+    torch.testing.assert_close(outcome.maps["chi"], by_hand, atol=1e-5, rtol=0)
+    assert torch.equal(outcome.maps["local_mask"], inside)
+    assert torch.equal(outcome.maps["mask"], noisy["mask"])
+
+
+def test_two_passes_are_recorded_and_said(twice, noisy):
+    outcome = execute(twice, noisy)
+    assert [(s.stage, s.part) for s in outcome.steps] == [
+        ("relaxometry", ""), ("two_pass", ""), ("background", "reliable voxels"), ("inversion", "reliable voxels"),
+        ("background", "all voxels"), ("inversion", "all voxels"), ("two_pass", ""), ("reference", ""),
+    ]  # fmt: skip
+    assert outcome.messages[0].startswith("Two passes: the first left 1 voxels out, 1.7 % of the mask")
+    assert outcome.messages[1:] == ["first pass, background subtract: slow today", "background subtract: slow today"]
+
+
+def test_two_passes_are_taken_up_and_share_the_second_with_a_run_of_one(twice, noisy, tmp_path):
+    from dataclasses import replace
+
+    first = execute(twice, noisy, Store(tmp_path))
+    calls.clear()
+    again = execute(twice, noisy, Store(tmp_path))
+    assert calls == []
+    assert all(torch.equal(first.maps[name], again.maps[name]) for name in first.maps)
+    assert [s.part for s in again.steps] == [s.part for s in first.steps]
+    one = execute(replace(twice, two_pass=False), noisy, Store(tmp_path))
+    assert calls == ["reference"]
+    assert not any(step.part for step in one.steps)
+    calls.clear()
+    other = noisy["noise"].clone()
+    other[3, 2, 1] = 0.05
+    execute(twice, {**noisy, "noise": other}, Store(tmp_path))
+    assert calls == ["background", "inversion", "reference"], "only the first pass and what follows"
+
+
+def test_two_passes_without_noise_or_inversion_are_refused(twice, board):
+    with pytest.raises(InputError, match="go by the noise of the field, which no step gives"):
+        execute(twice, board)
+    with pytest.raises(InputError, match="it is zero in all of the mask"):
+        execute(twice, {**board, "noise": torch.zeros(SHAPE)})
+    with pytest.raises(InputError, match="need an inversion or a single step"):
+        execute(Protocol("toy", "", (Step("unwrap", "half"),), two_pass=True), board)

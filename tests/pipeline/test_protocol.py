@@ -33,6 +33,7 @@ def test_a_file_is_a_protocol(tmp_path):
     ("text", "error", "message"),
     [
         ('[inverison]\nmethod = "tkd"', UnknownProtocolError, "Did you mean 'inversion'"),
+        ("two_pass = 3", InputError, "two_pass in the protocol bad must be true or false, got 3"),
         ("inversion = 3", UnknownProtocolError, "is no stage"),
         ("[inversion]\nthreshold = 0.1", UnknownProtocolError, "names no method"),
         ('[inversion]\nmethod = "tdk"', UnknownMethodError, "Did you mean 'tkd'"),
@@ -79,3 +80,13 @@ def test_record_is_json_and_complete():
     record = json.loads(json.dumps(Protocol.load("consensus").record()))
     assert [step["stage"] for step in record["steps"]] == [s.stage for s in Protocol.load("consensus").steps]
     assert all(step["settings"] or step["stage"] in {"reference"} for step in record["steps"])
+
+
+def test_two_passes_are_asked_for_at_the_top():
+    protocol = Protocol.parse('two_pass = true\n[inversion]\nmethod = "tkd"\n', "mine")
+    assert protocol.two_pass
+    assert Protocol.parse(protocol.toml(), "mine").two_pass
+    assert protocol.turned(["inversion.threshold=0.2"]).two_pass
+    assert protocol.without(["mask"]).two_pass
+    assert protocol.record()["two_pass"] is True
+    assert not Protocol.load("fast").two_pass

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from torch import Tensor
 
 import paradia
 from paradia.errors import FileError, InputError, OutputBusyError
-from paradia.io.acquisition import Acquisition
+from paradia.io.acquisition import Acquisition, load_mask
 from paradia.io.atomic import sweep
 from paradia.io.derivatives import map_path, write_dataset_description, write_map, write_provenance
 from paradia.io.hashing import fingerprints
 from paradia.io.sidecar import read_json
 from paradia.metrics.quality import judge
+from paradia.pipeline import twopass
 from paradia.pipeline.execute import Outcome, Progress, StepRecord, execute
 from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
@@ -31,7 +32,7 @@ from paradia.pipeline.store import Store
 from paradia.report.page import write_report
 from paradia.report.record import RunRecord
 
-WRITTEN = ("mask", "total_field", "noise", "local_field", "local_mask", "chi", "r2star", "t2star")
+WRITTEN = ("mask", "total_field", "noise", "local_field", "local_mask", "chi", "r2star", "t2star", "swi", "minip")
 """Maps that a run writes, where it made them."""
 
 WORK = ".paradia"
@@ -144,8 +145,19 @@ def _check_foreign(out: Path) -> None:
         )
 
 
-def process(acquisition: Acquisition, job: Job, progress: Progress | None = None) -> tuple[Path, Outcome]:
+def process(acquisition: Acquisition, job: Job, progress: Progress | None = None, *, region: Path | None = None) -> tuple[Path, Outcome]:
     """Map one acquisition.
+
+    Parameters
+    ----------
+    acquisition
+        Its images.
+    job
+        What to do with them.
+    progress
+        Told of every step.
+    region
+        File of the region whose mean susceptibility is to be zero.
 
     Returns
     -------
@@ -163,6 +175,9 @@ def process(acquisition: Acquisition, job: Job, progress: Progress | None = None
     """
     start = time.perf_counter()
     title = acquisition.name or job.out.resolve().name
+    zero = None if region is None else load_mask(region, acquisition)
+    if region is not None:
+        acquisition = replace(acquisition, sources=(*acquisition.sources, region))
     _check_inputs_stay(acquisition, job.out)
     board: dict[str, Any] = {name: getattr(acquisition, name) for name in ("magnitude", "phase", "grid", "scan")}
     messages = list(acquisition.notes)
@@ -171,6 +186,9 @@ def process(acquisition: Acquisition, job: Job, progress: Progress | None = None
     if acquisition.mask is not None:
         board["mask"] = acquisition.mask
         messages.append("The mask was given, not found: the mask stage was left out.")
+    if zero is not None:
+        board["region"] = zero
+        messages.append(f"The mean over a given region, {region}, is the zero of susceptibility.")
     log.info("%s: begins, protocol %s on %s", title, job.protocol.name, job.device)
     for note in messages:
         log.info("%s: %s", title, note)
@@ -243,13 +261,16 @@ def _sidecar(name: str, acquisition: Acquisition, outcome: Outcome, maps: Mappin
         if made_by.cite:
             entry["DOI"] = made_by.cite
     if name == "chi":
+        if any(step.part for step in outcome.steps):
+            entry["Passes"] = [twopass.FIRST, twopass.SECOND]
+            entry["PassesDOI"] = twopass.CITE
         inside = maps["chi"][maps.get("local_mask", maps["mask"])]
         entry["Reference"] = next((s.method for s in outcome.steps if s.stage == "reference"), "none")
         entry["WholeBrainMean"] = float(inside.mean())
         entry["WholeBrainSD"] = float(inside.std())
-        inversion = next((s for s in outcome.steps if s.stage == "inversion"), None)
+        inversion = next((s for s in outcome.steps if s.stage in ("inversion", "singlestep")), None)
         if inversion:
-            entry["EstimationAlgorithm"] = f"inversion/{inversion.method}"
+            entry["EstimationAlgorithm"] = f"{inversion.stage}/{inversion.method}"
             entry["Parameters"] = inversion.settings
             entry["DOI"] = inversion.cite
     return entry
@@ -269,6 +290,7 @@ def _provenance(record: RunRecord, seconds: float) -> dict[str, Any]:
         "protocol": record.protocol,
         "steps": [
             {"stage": s.stage, "method": s.method, "settings": s.settings, "doi": s.cite, "seconds": round(s.seconds, 3), "kept": s.cached}
+            | ({"pass": s.part} if s.part else {})
             for s in record.steps
         ],
         "sources": record.sources,

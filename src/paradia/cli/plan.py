@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
 from paradia.errors import InputError
 from paradia.pipeline.protocol import Protocol
+from paradia.pipeline.step import Step
 from paradia.registry import STAGES, Method
 
 GIVEN = ("magnitude", "phase", "grid", "scan")
@@ -19,7 +21,7 @@ GIVEN = ("magnitude", "phase", "grid", "scan")
 PLAIN = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
 
 
-def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False) -> Protocol:
+def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False, region: bool = False, two_pass: bool = False) -> Protocol:
     """Read a protocol, turn knobs, and check that its steps can follow each other.
 
     Parameters
@@ -30,27 +32,43 @@ def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False)
         Knobs to turn, each as ``stage.knob=value``.
     masked
         The user gives a mask.
+    region
+        The user gives the region that is to be zero; it replaces what the protocol would reference to.
+    two_pass
+        Background and inversion are wanted for the reliable voxels first and then for all, whatever the protocol says.
 
     Raises
     ------
     UnknownNameError, FileError
         As `Protocol.load` says.
     InputError
-        A knob of another type, or a step that needs what no earlier step gives.
+        A knob of another type, a step that needs what no earlier step gives, or a region for a protocol without χ.
     """
     chosen = Protocol.load(protocol).turned(settings or ())
+    if region:
+        chosen = replace(chosen, steps=(*chosen.without(["reference"]).steps, Step("reference", "region")))
+    chosen = replace(chosen, two_pass=chosen.two_pass or two_pass)
     if not chosen.steps:
         raise InputError(f"the protocol {chosen.name} has no steps. See paradia protocol show for one that has.")
-    there = {*GIVEN, *(["mask"] if masked else [])}
+    there = {*GIVEN, *(["mask"] if masked else []), *(["region"] if region else [])}
     for step in chosen.without(["mask"] if masked else []).steps:
         check_knobs(step.loaded, step.knobs)
         missing = [name for name in step.loaded.needs if name not in there]
+        if "region" in missing:
+            raise InputError(
+                f"{step.stage} {step.method} in the protocol {chosen.name} needs region. Give it with --region (run: --regions)."
+            )
         if missing and not STAGES[step.stage].optional:
             raise InputError(
                 f"{step.stage} {step.method} in the protocol {chosen.name} needs {', '.join(missing)}, which no earlier step gives. "
                 "Add the stage that does before it, or take another method."
             )
         there |= set(STAGES[step.stage].gives)
+    if chosen.two_pass and not {"noise", "chi"} <= there:
+        raise InputError(
+            f"two passes need the noise of the field and an inversion to do twice, and the protocol {chosen.name} has no stage that gives "
+            f"{' and '.join(sorted({'noise', 'chi'} - there))}. Add it, or run without two_pass."
+        )
     return chosen
 
 

@@ -31,11 +31,13 @@ def qsm(
     more_phase: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
     complex: bool = False,
     mask: Path | None = None,
+    region: Path | None = None,
     name: str | None = None,
     phase_units: str | None = None,
     flip_sign: bool = False,
     protocol: str = DEFAULT,
     set: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    two_pass: bool = False,
     device: str = "auto",
 ) -> int:
     """Map one scan from loose NIfTI files.
@@ -62,6 +64,8 @@ def qsm(
         The two files are real and imaginary parts, not magnitude and phase.
     mask
         Brain mask; replaces the mask stage.
+    region
+        Region whose mean susceptibility is zero; replaces the reference of the protocol.
     name
         What the names of the outputs begin with; the BIDS entities of the images where they have such names, otherwise nothing.
     phase_units
@@ -72,10 +76,12 @@ def qsm(
         A protocol that ships with Paradia (``paradia protocol list``), or a TOML file.
     set
         Knobs to turn, each as ``stage.knob=value``; ``stage.method=name`` exchanges the method.
+    two_pass
+        Remove background and invert for the reliable voxels first and then for all, so that strong sources spoil less.
     device
         ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the best there is.
     """
-    chosen = plan(protocol, set, masked=mask is not None)
+    chosen = plan(protocol, set, masked=mask is not None, region=region is not None, two_pass=two_pass)
     job = Job(chosen, out, pick_device(device), shlex.join(["paradia", *sys.argv[1:]]))
     if name is not None and ("/" in name or name.startswith(".")):
         raise InputError(f"a name may not hold a slash or begin with a dot, got {name!r}. Give for example --name sub-01.")
@@ -96,7 +102,7 @@ def qsm(
         name=name,
     )
     with open_output(out), Progress() as progress:
-        report, outcome = process(acquisition, job, progress)
+        report, outcome = process(acquisition, job, progress, region=region)
         for message in outcome.messages:
             progress.warn(message)
         progress.done(str(report))

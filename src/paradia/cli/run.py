@@ -50,7 +50,9 @@ def run(
     session_id: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     protocol: str = DEFAULT,
     set: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    two_pass: bool = False,
     masks: Path | None = None,
+    regions: Path | None = None,
     phase_units: str | None = None,
     flip_sign: bool = False,
     device: str = "auto",
@@ -78,8 +80,13 @@ def run(
         A protocol that ships with Paradia (``paradia protocol list``), or a TOML file.
     set
         Knobs to turn, each as ``stage.knob=value``; ``stage.method=name`` exchanges the method.
+    two_pass
+        Remove background and invert for the reliable voxels first and then for all, so that strong sources spoil less.
     masks
         BIDS derivatives folder with a brain mask for each subject; replaces the mask stage.
+    regions
+        BIDS derivatives folder with a mask, for each subject, of the region whose mean susceptibility is zero; replaces the
+        reference of the protocol.
     phase_units
         Encoding of the phase where it cannot be told: ``rad``, ``0-2pi``, ``siemens``, or ``MIN:MAX``.
     flip_sign
@@ -97,7 +104,7 @@ def run(
         raise InputError("there is only the analysis level 'participant', got 'group'. Group statistics are not part of this version.")
     if nprocs < 1:
         raise InputError(f"--nprocs must be at least 1, got {nprocs}.")
-    chosen = plan(protocol, set, masked=masks is not None)
+    chosen = plan(protocol, set, masked=masks is not None, region=regions is not None, two_pass=two_pass)
     job = Job(chosen, output_dir, pick_device(device), shlex.join(["paradia", *sys.argv[1:]]))
     with _heard() as said:
         entries = bids.find(bids_dir, participant_label, session_id, masks=masks, validate=not skip_bids_validation)
@@ -105,7 +112,7 @@ def run(
         raise InputError(f"{bids_dir} is only read. Give another output folder, such as {bids_dir / 'derivatives' / 'paradia'}.")
     if dry_run:
         return _preview(entries, job)
-    reading = {"phase_units": phase_units, "flip_sign": flip_sign}
+    reading = {"phase_units": phase_units, "flip_sign": flip_sign, "regions": None if regions is None else regions.absolute()}
     with open_output(output_dir, bids_dir), Progress() as progress:
         log.info("%s", job.command)
         for sentence in said:
@@ -134,7 +141,8 @@ def _preview(entries: list[bids.Entry], job: Job) -> int:
         parts = {name: len(getattr(entry, name)) for name in ("magnitude", "phase", "real", "imaginary")}
         files = ", ".join(f"{count} {name}" for name, count in parts.items() if count)
         sys.stdout.write(f"{entry.name}: {files}{'' if entry.complete else ' (incomplete: this one would fail)'}\n")
-    sys.stdout.write(" → ".join(f"{step.stage} {step.method}" for step in job.protocol.steps) + f", on {job.device}\n")
+    sys.stdout.write(" → ".join(f"{step.stage} {step.method}" for step in job.protocol.steps))
+    sys.stdout.write(f"{', in two passes' if job.protocol.two_pass else ''}, on {job.device}\n")
     return 0
 
 
@@ -175,8 +183,11 @@ def _one_logged(entry: bids.Entry, job: Job, reading: dict[str, Any]) -> Result:
 
 def _one(entry: bids.Entry, job: Job, reading: dict[str, Any], progress: Progress | None = None) -> Result:
     """Map one acquisition; a failure is a result like any other, so that the others go on."""
+    regions = reading.get("regions")
+    reading = {name: value for name, value in reading.items() if name != "regions"}
     try:
-        report, outcome = process(bids.load(entry, **reading), job, progress)
+        region = None if regions is None else bids.find_mask(entry, regions)
+        report, outcome = process(bids.load(entry, **reading), job, progress, region=region)
     except ParadiaError as error:
         failure = str(error)
     except (MemoryError, torch.OutOfMemoryError) as error:

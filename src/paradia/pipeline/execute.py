@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from paradia.errors import InputError, MaskError, NonFiniteError
+from paradia.pipeline import twopass
 from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
 from paradia.pipeline.store import Store, digest, step_key
@@ -35,6 +36,8 @@ class StepRecord:
     gives: tuple[str, ...]
     seconds: float
     cached: bool = False
+    part: str = ""
+    """Which of two passes it belongs to."""
 
 
 @dataclass(slots=True)
@@ -44,7 +47,8 @@ class Outcome:
     Attributes
     ----------
     maps
-        Every result by name; ``mask`` is the mask of the mask stage, ``local_mask`` where the local field holds.
+        Every result by name; ``mask`` is the mask of the mask stage, ``local_mask`` where the local field holds. After two
+        passes the local field is that of all voxels.
     steps
         One record a step, in order.
     messages
@@ -92,27 +96,85 @@ def execute(
     if "mask" in data:
         protocol = protocol.without(["mask"])
         check_mask(data, invalid)
-    digests = {name: digest(value) for name, value in data.items()}
-    for step in protocol.steps:
+    run = _Run(data, {name: digest(value) for name, value in data.items()}, outcome, store, device, progress or _silent, invalid)
+    if protocol.two_pass:
+        run.twice(protocol)
+    else:
+        run.all(protocol.steps)
+    return outcome
+
+
+@dataclass(slots=True)
+class _Run:
+    """The data of a run as it goes on, and where its results go."""
+
+    data: dict[str, Any]
+    digests: dict[str, str]
+    outcome: Outcome
+    store: Store | None
+    device: torch.device
+    progress: Progress
+    invalid: Tensor | None
+
+    def all(self, steps: Iterable[Step], part: str = "") -> None:
+        """Do steps one after the other."""
+        for step in steps:
+            self._do(step, part)
+
+    def twice(self, protocol: Protocol) -> None:
+        """Do what comes before, then background and inversion for the reliable and for all voxels, then the rest."""
+        places = [place for place, step in enumerate(protocol.steps) if step.stage in twopass.TWICE]
+        if not places:
+            raise InputError("two passes need an inversion or a single step to do twice. Run without two_pass.")
+        repeated = [step for step in protocol.steps if step.stage in twopass.TWICE]
+        self.all(protocol.steps[: places[0]])
+        if "noise" not in self.data:
+            raise InputError("two passes go by the noise of the field, which no step gives. Add a fieldmap stage, or run without two_pass.")
+        start = time.perf_counter()
+        mask = twopass.reliable(self.data["mask"], self.data["noise"])
+        left_out = int((self.data["mask"] & ~mask).sum())
+        self._note("reliable", {"limit": twopass.LIMIT}, ("mask",), start)
+        self.outcome.messages.append(
+            f"Two passes: the first left {left_out} voxels out, {100 * left_out / int(self.data['mask'].sum()):.2g} % of the mask, "
+            f"whose field is noisier than {twopass.LIMIT:g} times the median."
+        )
+        first = replace(self, data=self.data | {"mask": mask}, digests=self.digests | {"mask": digest(mask)}, outcome=Outcome())
+        first.all(repeated, twopass.FIRST)
+        self.outcome.steps += first.outcome.steps
+        self.outcome.messages += [f"first pass, {message}" for message in first.outcome.messages]
+        self.all(repeated, twopass.SECOND)
+        start = time.perf_counter()
+        chi = twopass.combine(first.data["chi"], first.data["mask"], self.data["chi"], self.data["mask"])
+        self._note("combine", {}, ("chi",), start)
+        self.data["chi"] = self.outcome.maps["chi"] = chi
+        self.digests["chi"] = digest(chi)
+        self.all([step for step in protocol.steps[places[0] :] if step.stage not in twopass.TWICE])
+
+    def _note(self, method: str, settings: dict[str, Any], gives: tuple[str, ...], start: float) -> None:
+        """Record what is done between the passes."""
+        record = StepRecord(twopass.STAGE, method, settings, twopass.CITE, gives, time.perf_counter() - start)
+        self.outcome.steps.append(record)
+
+    def _do(self, step: Step, part: str) -> None:
+        data, outcome = self.data, self.outcome
         try:
-            given, record, key = _one(step, data, digests, store, device, progress or _silent, outcome.messages)
+            given, record, key = _one(step, data, self.digests, self.store, self.device, self.progress, outcome.messages)
         except InputError as error:
             if not STAGES[step.stage].optional:
                 raise
             outcome.messages.append(f"{step.stage} was left out: {error}")
-            (progress or _silent)(step, "skipped", 0.0)
-            continue
-        if step.stage == "mask" and invalid is not None and (given["mask"] & invalid).any():
-            outcome.messages.append(f"{int((given['mask'] & invalid).sum())} voxels that hold NaN or Inf were taken out of the mask.")
-            given["mask"] = given["mask"] & ~invalid
+            self.progress(step, "skipped", 0.0)
+            return
+        if step.stage == "mask" and self.invalid is not None and (given["mask"] & self.invalid).any():
+            outcome.messages.append(f"{int((given['mask'] & self.invalid).sum())} voxels that hold NaN or Inf were taken out of the mask.")
+            given["mask"] = given["mask"] & ~self.invalid
         data |= given
-        digests |= {name: f"{key}/{name}" for name in given}
-        outcome.steps.append(record)
+        self.digests |= {name: f"{key}/{name}" for name in given}
+        outcome.steps.append(replace(record, part=part))
         outcome.maps |= {("local_mask" if name == "mask" and step.stage != "mask" else name): value for name, value in given.items()}
         if step.stage == "mask":
             check_mask(data)
-            digests["mask"] = digest(data["mask"])
-    return outcome
+            self.digests["mask"] = digest(data["mask"])
 
 
 def _one(

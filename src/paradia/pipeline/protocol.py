@@ -8,7 +8,8 @@
     method = "romeo"
     template = 2
 
-One table a stage, in the order in which they run; every other key of a table is a knob.
+One table a stage, in the order in which they run; every other key of a table is a knob. With ``two_pass = true`` at the
+top, background and inversion are done for the reliable voxels first and then for all (`paradia.pipeline.twopass`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Protocol:
     name: str
     description: str
     steps: tuple[Step, ...]
+    two_pass: bool = False
+    """Whether background and inversion are done for the reliable voxels first and then for all."""
 
     @classmethod
     def load(cls, name: str) -> Protocol:
@@ -70,6 +73,9 @@ class Protocol:
         except tomllib.TOMLDecodeError as error:
             raise FileError(f"the protocol {name} is not valid TOML: {error}. Mend that line.") from error
         description = str(table.pop("description", ""))
+        two_pass = table.pop("two_pass", False)
+        if not isinstance(two_pass, bool):
+            raise InputError(f"two_pass in the protocol {name} must be true or false, got {two_pass!r}.")
         steps = []
         for key, knobs in table.items():
             if key not in STAGES or not isinstance(knobs, dict):
@@ -77,7 +83,7 @@ class Protocol:
             if "method" not in knobs:
                 raise UnknownProtocolError(f'[{key}] in the protocol {name} names no method. Add a line: method = "…"')
             steps.append(Step(key, knobs["method"], {k: v for k, v in knobs.items() if k != "method"}))
-        return cls(name, description, tuple(steps))
+        return cls(name, description, tuple(steps), two_pass)
 
     def turned(self, settings: Iterable[str]) -> Protocol:
         """Return the protocol with knobs turned, each given as ``stage.knob=value`` or ``stage.method=name``.
@@ -113,11 +119,11 @@ class Protocol:
     def record(self) -> dict[str, Any]:
         """Return every step with every setting, ready for JSON."""
         steps = [{"stage": s.stage, "method": s.method, "settings": s.settings, "cite": s.loaded.cite} for s in self.steps]
-        return {"name": self.name, "description": self.description, "steps": steps}
+        return {"name": self.name, "description": self.description, "two_pass": self.two_pass, "steps": steps}
 
     def toml(self) -> str:
         """Return the protocol as TOML with every knob written out; it reads back to the same steps."""
-        lines = [f"description = {_toml(self.description)}"]
+        lines = [f"description = {_toml(self.description)}", *(["two_pass = true"] if self.two_pass else [])]
         for step in self.steps:
             lines += ["", f"[{step.stage}]", f"method = {_toml(step.method)}"]
             lines += [f"{knob} = {_toml(value)}" for knob, value in step.settings.items() if value is not None]

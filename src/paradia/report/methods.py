@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paradia.errors import ParadiaError
+from paradia.pipeline import twopass
 from paradia.registry import STAGES, load
 from paradia.report.record import RunRecord, StepLike
 
@@ -18,6 +19,9 @@ NAMES = {
     "relaxometry": "Relaxometry",
     "background": "Background field removal",
     "inversion": "Dipole inversion",
+    "singlestep": "Total-field inversion",
+    "contrast": "Susceptibility-weighted imaging",
+    "two_pass": "Two passes",
     "reference": "Referencing",
 }
 """Names of the stages as papers have them; another stage goes by its own."""
@@ -49,7 +53,9 @@ def sentences(steps: Sequence[StepLike]) -> tuple[list[Sentence], list[str]]:
         own = re.split(r"[\s,;]+", step.cite.strip()) if step.cite else []
         dois += [doi for doi in own if doi not in dois]
         numbers = tuple(dois.index(doi) + 1 for doi in own)
-        said.append(Sentence(stage_name(step.stage), step.method, _summary(step), settings(step.settings), numbers))
+        part = getattr(step, "part", "")
+        name = stage_name(step.stage) + (f" ({part})" if part else "")
+        said.append(Sentence(name, step.method, _summary(step), settings(step.settings), numbers))
     return said, dois
 
 
@@ -108,6 +114,8 @@ def _formula(text: str) -> str:
 
 def _summary(step: StepLike) -> str:
     """Return what the method's docstring begins with, or what the stage is for."""
+    if step.stage == twopass.STAGE:
+        return plain((getattr(twopass, step.method).__doc__ or "").partition("\n")[0])
     try:
         summary = plain(load(step.stage, step.method).summary)
     except (ParadiaError, ImportError, AttributeError):

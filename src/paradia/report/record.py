@@ -38,6 +38,10 @@ class StepLike(Protocol):
     def cached(self) -> bool:
         """Whether an earlier run had done it."""
 
+    @property
+    def part(self) -> str:
+        """Which of two passes it belongs to; empty where there is one."""
+
 
 @dataclass(frozen=True)
 class RunRecord:
