@@ -45,11 +45,25 @@ OUTPUTS: Mapping[str, Output] = MappingProxyType(
         "r2star": Output("R2starmap", "1/s", "transverse relaxation rate R2*"),
         "r2star_noise": Output("desc-noise_R2starmap", "1/s", "standard deviation of R2*"),
         "t2star": Output("T2starmap", "s", "transverse relaxation time T2*"),
+        "swi": Output("swi", "arbitrary", "susceptibility-weighted magnitude"),
+        "minip": Output(
+            "minIP", "arbitrary", "minimum-intensity projection of the susceptibility-weighted magnitude, a slab around every slice"
+        ),
     }
 )
 """Every map by the name of its data."""
 
-NOT_IN_BIDS = ("*_fieldmap.*", "*_localfield.*", "*_desc-noise_*", "*_desc-offset_*", "*_provenance.json", "*.html", ".paradia")
+NOT_IN_BIDS = (
+    "*_fieldmap.*",
+    "*_localfield.*",
+    "*_desc-noise_*",
+    "*_desc-offset_*",
+    "*_swi.*",
+    "*_minIP.*",
+    "*_provenance.json",
+    "*.html",
+    ".paradia",
+)
 """Patterns for .bidsignore: what BIDS has no name for yet."""
 
 

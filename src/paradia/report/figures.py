@@ -209,5 +209,7 @@ LOOKS: Mapping[str, Look] = {
     "local_field": Look("ppm", symmetric=True),
     "chi": Look("ppm", window=(-0.1, 0.2)),
     "r2star": Look("1/s", cmap=DECAY),
+    "swi": Look("a.u."),
+    "minip": Look("a.u."),
 }
 """How each map is shown, by the name of its data."""

@@ -33,6 +33,8 @@ TITLES = {
     "local_field": ("Local field", "What sources inside the mask make; broad light and dark areas are background that remained."),
     "chi": ("Susceptibility χ", "Paramagnetic is bright: veins and deep grey matter."),
     "r2star": ("R2*", "Transverse relaxation rate."),
+    "swi": ("Susceptibility-weighted image", "Veins and iron are dark; close to air, so is what the phase filter could not follow."),
+    "minip": ("Minimum-intensity projection", "The least value over a slab around every slice: veins join up."),
 }
 """Heading and what to look for, by the name of the data; the order of the page, χ apart."""
 
