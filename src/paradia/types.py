@@ -30,6 +30,9 @@ ComplexEchoes: TypeAlias = Complex[Tensor, "echo x y z"]
 CoilImages: TypeAlias = Complex[Tensor, "echo coil x y z"]
 """Complex images, one an echo and coil."""
 
+CoilNoise: TypeAlias = Complex[Tensor, "coil coil"]
+"""Covariance of the noise of the coils: the mean of n nᴴ over samples n."""
+
 Callback: TypeAlias = Callable[[int, float], None]
 """Called as ``callback(iteration, relative_change)`` after every iteration."""
 
