@@ -1,0 +1,228 @@
+"""L1 inversion with a structure prior that is learnt on the way."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from paradia.errors import GeometryError, InputError
+from paradia.fft import Window, each, irfftn, rfftn
+from paradia.grid import Grid
+from paradia.inversion._level import level
+from paradia.inversion._region import region
+from paradia.inversion._variation import MARGIN
+from paradia.operators.dipole import Dipole
+from paradia.operators.gradient import Gradient
+from paradia.operators.laplacian import Laplacian
+from paradia.operators.weighting import Weighting
+from paradia.solvers.admm import admm
+from paradia.types import Callback, Echoes, Image, Mask, Volume
+
+CITE = "10.3389/fnins.2025.1522227"
+
+SLOPE = 0.5
+"""Slope of χ at which the splitting takes its largest step, as a share of the field's root mean square by a voxel."""
+
+COUPLING = 0.3
+"""Penalty that couples :math:`D\\chi` to its split."""
+
+CONFINED = 0.5
+"""Penalty that keeps χ in its region, as a share of the one that couples slopes."""
+
+EDGE = 3.0
+"""How many times steeper than usual the magnitude is where the prior halves."""
+
+LEAST = 0.05
+"""Least factor of the prior, so that nothing is free."""
+
+
+def l1bayes(
+    local_field: Image,
+    mask: Mask,
+    grid: Grid,
+    noise: Volume | None = None,
+    magnitude: Echoes | None = None,
+    *,
+    weight: float = 0.06,
+    reach: float = 4.0,
+    rounds: int = 4,
+    max_iter: int = 14,
+    tol: float = 0.005,
+    callback: Callback | None = None,
+) -> Image:
+    r"""Find the χ of fewest edges, each expected where the last χ had one, that explains the field within its noise.
+
+    Minimises :math:`\frac12\|W(D\chi - f)\|^2 + w\,\sigma d\sum_{i,r} p_i(r)\,|\nabla_i\chi(r)|` with χ confined to the mask and
+    a rim, by ADMM. Each round renews the prior :math:`p_i \propto 1/(1 + |\nabla_i\tilde\chi|/s)` from the χ of the round before,
+    smoothed over three voxels, with :math:`s` its mean absolute slope: what is likely an edge costs less, what is likely flat more.
+    This is the expectation of a Laplace prior whose scale at each voxel is learnt from its surroundings.
+
+    Parameters
+    ----------
+    local_field
+        Field of the sources inside the mask, ppm.
+    mask
+        Voxels where it holds.
+    grid
+        Voxel size and direction of B0.
+    noise
+        Standard deviation of the field, any unit. :math:`W` is one over it, scaled to a mean of one in the mask.
+    magnitude
+        Magnitudes of the echoes, any unit: the first round expects edges where they have some. Without it, anywhere.
+    weight
+        :math:`w`, without unit. It is multiplied by the noise :math:`\sigma` of the field, which is read off the frequencies at which
+        the dipole vanishes, and by the voxel's mean edge :math:`d`, so that one weight serves for any noise, resolution and
+        scale of the field. From 0.02 (sharp, noisy) to 0.2 (smooth).
+    reach
+        How far beyond the mask χ may differ from zero, mm. 0 suits a field of which the mask holds every source, a few mm one
+        from which background removal has taken the rim; negative lets χ be anywhere.
+    rounds
+        How many priors there are, the first included.
+    max_iter
+        Most iterations in a round.
+    tol
+        End a round when χ changes by less than this share of itself.
+    callback
+        Called as ``callback(iteration, relative_change)``.
+
+    Returns
+    -------
+    Image
+        χ, ppm, zero outside the mask, not referenced.
+
+    Raises
+    ------
+    InputError
+        Fewer than one round.
+    GeometryError
+        Shapes that do not fit the grid.
+    MaskError
+        The mask is empty.
+
+    Notes
+    -----
+    The paper names an iterative L1 inversion with dynamic Bayesian weights and gives no formula; this one is derived anew.
+    The log-sum penalty that the rounds approach is not convex: they sharpen the solution of the first.
+
+    References
+    ----------
+    Zhou Y, et al. Front Neurosci 2025;19:1522227. doi:10.3389/fnins.2025.1522227.
+    Candès EJ, Wakin MB, Boyd SP. J Fourier Anal Appl 2008;14:877-905. doi:10.1007/s00041-008-9045-x.
+    """
+    if rounds < 1:
+        raise InputError(f"there must be at least one round, got {rounds}.")
+    if magnitude is not None and tuple(magnitude.shape[1:]) != grid.shape:
+        raise GeometryError(f"magnitude has shape {tuple(magnitude.shape)}, but the grid {grid.shape}. Bring both to one space.")
+    window = Window.around(mask, grid, max(MARGIN, 3 * reach), local_field=local_field, noise=noise)
+    weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights.square_()
+    first = None if magnitude is None else _from_magnitude(window.take(magnitude.square().mean(0).sqrt()).to(local_field), window)
+
+    def invert(field: Tensor) -> Tensor:
+        if not field.detach().any():
+            return torch.zeros_like(field)
+        splitting = _Splitting(field, weights, window, weight, reach)
+        prior, done = first, 0
+
+        def told(iteration: int, relative: float) -> None:
+            if callback is not None:
+                callback(done + iteration, relative)
+
+        chi = rfftn(torch.zeros_like(field))
+        for left in reversed(range(rounds)):
+            splitting.expect(prior)
+            solution = admm(splitting.solve, splitting.terms, chi, max_iter=max_iter, tol=tol, callback=told)
+            chi, done = solution.x, done + solution.iterations
+            if left:
+                prior = _from_chi(irfftn(chi.detach(), field.shape), window)
+        return irfftn(solution.warn("l1bayes").x, field.shape).mul_(window.mask)
+
+    return window.put(each(invert, window.take(local_field * mask)))
+
+
+class _Splitting:
+    """Split variables and duals of one field, kept from round to round."""
+
+    def __init__(self, field: Tensor, weights: Tensor, window: Window, weight: float, reach: float) -> None:
+        grid = window.grid
+        side = grid.voxel_volume ** (1 / 3)
+        strength = field.detach()[window.mask].square().mean().sqrt()
+        noise = level(rfftn(field), window.mask, grid, strength)
+        self.rho = weight * noise * side**2 / (SLOPE * strength)
+        self.largest = SLOPE * strength / side
+        self.confined = CONFINED / side**2
+        self.dipole = Dipole(grid).to(field).kernel
+        self.stencil = -Laplacian(grid).to(field).kernel
+        self.inverse = self.dipole.square().mul_(COUPLING).add_(self.rho * (self.stencil + self.confined)).reciprocal_()
+        self.region = region(window.mask, grid, reach)
+        self.sizes = grid.voxel_size
+        self.weighted, self.total = weights * field, weights + COUPLING
+        self.data_dual = torch.zeros_like(field)
+        self.outside = torch.zeros_like(field)
+        self.duals = [torch.zeros_like(field) for _ in range(3)]
+        self.divergence = torch.zeros_like(field)
+        self.limits: list[Tensor] = []
+        self.terms = (self._data, self._structure)
+
+    def expect(self, prior: Tensor | None) -> None:
+        """Set how far the duals may go: the prior, and nothing across the border of the region."""
+        for axis in range(3):
+            free = self.region & self.region.roll(-1, axis)
+            limit = self.largest * free
+            if prior is not None:
+                limit = limit * prior[axis]
+            self.limits[axis : axis + 1] = [limit]
+
+    def solve(self, pull: Tensor) -> Tensor:
+        return pull.mul_(self.inverse)
+
+    def _data(self, chi: Tensor) -> Tensor:
+        dual = self.data_dual
+        dual.add_(irfftn(self.dipole * chi, dual.shape))
+        split = torch.add(self.weighted, dual, alpha=COUPLING).div_(self.total)
+        dual.sub_(split)
+        return rfftn(split.sub_(dual)).mul_(self.dipole).mul_(COUPLING)
+
+    def _structure(self, chi: Tensor) -> Tensor:
+        """Move slopes, and χ outside its region, to their splits; both pull through one transform."""
+        x = irfftn(chi, self.outside.shape)
+        divergence = torch.zeros_like(x)
+        for axis, (u, limit, size) in enumerate(zip(self.duals, self.limits, self.sizes, strict=True)):
+            last = x.shape[axis] - 1
+            u.sub_(x, alpha=1 / size)
+            u.narrow(axis, 0, last).add_(x.narrow(axis, 1, last), alpha=1 / size)
+            u.narrow(axis, last, 1).add_(x.narrow(axis, 0, 1), alpha=1 / size)
+            u.clamp_(-limit, limit)
+            divergence.sub_(u, alpha=1 / size)
+            divergence.narrow(axis, 1, last).add_(u.narrow(axis, 0, last), alpha=1 / size)
+            divergence.narrow(axis, 0, 1).add_(u.narrow(axis, last, 1), alpha=1 / size)
+        before, self.divergence = self.divergence, divergence
+        self.outside = torch.where(self.region, 0.0, self.outside + x)
+        pull = before.sub_(divergence, alpha=2).add_(torch.where(self.region, x, -self.outside), alpha=self.confined)
+        return rfftn(pull).addcmul_(self.stencil, chi).mul_(self.rho)
+
+
+def _from_chi(chi: Tensor, window: Window) -> Tensor:
+    """Expect an edge where χ, smoothed, has one."""
+    slopes = Gradient(window.grid, periodic=True)(_smooth(chi * window.mask)).abs_()
+    return _prior(slopes / slopes[:, window.mask].mean(), window.mask)
+
+
+def _from_magnitude(magnitude: Tensor, window: Window) -> Tensor:
+    """Expect an edge where the logarithm of the magnitude, smoothed, has one."""
+    floor = 1e-3 * magnitude.amax().clamp_min(torch.finfo(magnitude.dtype).tiny)
+    slopes = Gradient(window.grid, periodic=True)(_smooth(magnitude.clamp_min(floor)).log_()).abs_()
+    usual = slopes[:, window.mask].median().clamp_min(torch.finfo(magnitude.dtype).eps)
+    return _prior(slopes / (EDGE * usual), window.mask)
+
+
+def _prior(steepness: Tensor, mask: Tensor) -> Tensor:
+    """Turn slopes into factors on the penalty, with a mean of one in the mask."""
+    factors = steepness.add_(1).reciprocal_()
+    return factors.div_(factors[:, mask].mean()).clamp_min_(LEAST)
+
+
+def _smooth(image: Tensor) -> Tensor:
+    """Average over three voxels along each axis, the middle one counting twice."""
+    for axis in range(3):
+        image = image.roll(1, axis).add_(image.roll(-1, axis)).add_(image, alpha=2).div_(4)
+    return image
