@@ -1,0 +1,274 @@
+"""``paradia compare``: several methods on one subject."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from cyclopts import Parameter
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+
+from paradia.cli.job import WORK, open_output
+from paradia.cli.plan import check_knobs, pick_device
+from paradia.cli.progress import Progress
+from paradia.errors import GeometryError, InputError
+from paradia.io.acquisition import clean_magnitude, geometry
+from paradia.io.atomic import replacing, write_text
+from paradia.io.derivatives import OUTPUTS, save_map
+from paradia.io.loose import from_files
+from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
+from paradia.io.sidecar import direction, sidecar_of
+from paradia.pipeline.compare import Comparison, table, variants
+from paradia.pipeline.compare import compare as run_all
+from paradia.pipeline.protocol import DEFAULT, Protocol
+from paradia.pipeline.store import Store
+from paradia.report.comparison import Entry, compared
+from paradia.report.orientation import Layout
+from paradia.scan import Scan
+
+Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]
+Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+
+HEADINGS = {
+    "seconds": "time, s", "own_seconds": "own, s", "covered": "covered, %", "nrmse": "NRMSE, %", "nrmse_detrended": "detrended, %",
+    "hfen": "HFEN, %", "xsim": "XSIM", "correlation": "correlation", "slope": "slope", "region_slope": "region slope",
+    "streaks": "streaks", "unexplained": "unexplained, %",
+}  # fmt: skip
+
+
+def compare(
+    out: Path,
+    /,
+    *,
+    methods: Words = None,
+    protocols: Words = None,
+    protocol: str = DEFAULT,
+    set: Words = None,
+    magnitude: Files = None,
+    phase: Files = None,
+    total_field: Path | None = None,
+    local_field: Path | None = None,
+    noise: Path | None = None,
+    mask: Path | None = None,
+    truth: Path | None = None,
+    labels: Path | None = None,
+    map: str = "chi",
+    echo_times: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
+    b0: float | None = None,
+    b0_dir: tuple[float, float, float] | None = None,
+    phase_units: str | None = None,
+    flip_sign: bool = False,
+    device: str = "auto",
+) -> int:
+    """Compare several methods on one subject: a table, a picture, the maps.
+
+    Everything but what is compared is the same for all: data, other steps, voxels that count, the zero of χ. Steps that they
+    share are done once.
+
+    Parameters
+    ----------
+    out
+        Folder for ``compare.csv``, ``compare.png`` and the maps.
+    methods
+        What is exchanged in the protocol, as ``inversion=tv,rts,tkd``; several of these give all combinations. A method may
+        have knobs, as ``tv:weight=0.001``. ``singlestep=…`` takes the place of background removal and inversion.
+    protocols
+        Whole protocols to compare, by name or file; beside the methods where these are given too.
+    protocol
+        Where all that is not exchanged comes from.
+    set
+        Knobs to turn in it, each as ``stage.knob=value``.
+    magnitude
+        Magnitude, 4-D with the echoes last or a 3-D file an echo.
+    phase
+        Phase in the same layout.
+    total_field
+        Total field, ppm, instead of the phase.
+    local_field
+        Local field, ppm, instead of the phase.
+    noise
+        Standard deviation of that field, ppm.
+    mask
+        Brain mask; has to be given with a field.
+    truth
+        The true map, for scores; without, the maps are held against each other.
+    labels
+        Regions as whole numbers, for the slope of region means on the true ones.
+    map
+        Name of the map that is compared, such as ``chi`` or ``local_field``.
+    echo_times
+        Echo times, s; read from the JSON beside the images where there is one.
+    b0
+        Field strength, T; read from the JSON beside the images where there is one.
+    b0_dir
+        Direction of B0 in array axes, where the affine does not tell it.
+    phase_units
+        Encoding of the phase where it cannot be told: ``rad``, ``0-2pi``, ``siemens``, or ``MIN:MAX``.
+    flip_sign
+        Phase falls with the field in these data: turn its sign.
+    device
+        ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the best there is.
+    """
+    candidates = _candidates(methods, protocols, protocol, set)
+    chosen = pick_device(device)
+    if map not in OUTPUTS or map in ("mask", "local_mask"):
+        raise InputError(f"there is no map {map!r} to compare. Take one of {', '.join(name for name in OUTPUTS if 'mask' not in name)}.")
+    reading = {"echo_times": echo_times, "b0": b0, "b0_dir": b0_dir}
+    if total_field is None and local_field is None:
+        if not phase:
+            raise InputError("there is nothing to work on. Give --magnitude and --phase, or --total-field or --local-field with --mask.")
+        board, first, oriented = _scan(magnitude, phase, mask, reading | {"phase_units": phase_units, "flip_sign": flip_sign})
+    else:
+        if phase or (total_field and local_field):
+            raise InputError("give one beginning: the phase, the total field or the local field.")
+        fields = {"total_field": total_field, "local_field": local_field, "noise": noise, "mask": mask}
+        board, first, oriented = _field({name: path for name, path in fields.items() if path}, magnitude, reading)
+    true, regions = _volume(truth, first), _volume(labels, first)
+    with open_output(out), Progress() as progress:
+
+        def begin(name: str) -> None:
+            progress.say(f"[bold]{escape(name)}[/]")
+
+        found = run_all(
+            candidates, board, map=map, truth=true, store=Store(out / WORK / "steps"), device=chosen, progress=progress, begin=begin
+        )
+        rows = table(found, board, None if regions is None else regions.round().long())
+        _write(out, found, rows, first.affine if oriented else None, first.affine, board)
+        for candidate in found.candidates:
+            for message in candidate.outcome.messages:
+                progress.warn(f"{candidate.name}: {message}")
+        progress.done(str(out / "compare.csv"))
+        progress.done(str(out / "compare.png"))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(_shown(rows))
+    return 0
+
+
+def _candidates(methods: list[str] | None, protocols: list[str] | None, base: str, settings: list[str] | None) -> dict[str, Protocol]:
+    found = variants(Protocol.load(base).turned(settings or ()), methods or ())
+    for name in protocols or ():
+        loaded = Protocol.load(name)
+        found[loaded.name if loaded.name not in found else name] = loaded
+    if not found:
+        raise InputError("there is nothing to compare. Give for example --methods inversion=tv,rts, or --protocols fast consensus.")
+    for protocol in found.values():
+        for step in protocol.steps:
+            check_knobs(step.loaded, step.knobs)
+    return found
+
+
+def _scan(magnitude: list[Path] | None, phase: list[Path], mask: Path | None, how: dict[str, Any]) -> tuple[dict[str, Any], Volumes, bool]:
+    """Read a scan from loose files."""
+    acquisition = from_files(magnitude, phase, mask=mask, **how)
+    board: dict[str, Any] = {name: getattr(acquisition, name) for name in ("magnitude", "phase", "grid", "scan")}
+    if acquisition.mask is not None:
+        board["mask"] = acquisition.mask
+    if acquisition.nonfinite is not None:
+        board["invalid"] = acquisition.nonfinite
+    return board, Volumes(acquisition.magnitude.numpy(), acquisition.affine, acquisition.sources), acquisition.oriented
+
+
+def _field(paths: Mapping[str, Path], magnitude: list[Path] | None, how: dict[str, Any]) -> tuple[dict[str, Any], Volumes, bool]:
+    """Read a field and what belongs to it."""
+    if "mask" not in paths:
+        raise InputError("a field does not tell where the brain is. Give its --mask too.")
+    first = read(next(iter(paths.values())))
+    stated = how["b0_dir"] or direction(sidecar_of(first.paths[0]), first.label)
+    board: dict[str, Any] = {"grid": geometry(first, stated)[0]}
+    for name, path in paths.items():
+        image = _volume(path, first)
+        assert image is not None
+        board[name] = image > 0 if name == "mask" else image
+    if magnitude:
+        values = read(magnitude)
+        check_same_grid(first, values)
+        board["magnitude"] = torch.from_numpy(clean_magnitude(values)[0])
+    if how["echo_times"] and how["b0"]:
+        board["scan"] = Scan(tuple(how["echo_times"]), how["b0"])
+    return board, first, first.oriented
+
+
+def _volume(path: Path | None, first: Volumes) -> torch.Tensor | None:
+    """Read one volume on the grid of the others."""
+    if path is None:
+        return None
+    volumes = read(path)
+    check_same_grid(first, volumes)
+    if len(volumes.data) != 1:
+        raise GeometryError(f"{volumes.label} has {len(volumes.data)} volumes. Give one.")
+    if nonfinite(volumes.data).any():
+        raise InputError(f"{volumes.label} holds NaN or Inf. Set them to a number first.")
+    return torch.from_numpy(volumes.data[0])
+
+
+def _write(
+    out: Path, found: Comparison, rows: list[dict[str, Any]], affine: np.ndarray | None, placed: np.ndarray, board: Mapping[str, Any]
+) -> None:
+    """Write maps, table and picture."""
+    for candidate in found.candidates:
+        steps = [{"stage": s.stage, "method": s.method, "settings": s.settings, "doi": s.cite} for s in candidate.outcome.steps]
+        name = re.sub(r"[^\w.=-]+", "-", candidate.name).strip("-")
+        save_map(out / f"{name}_{OUTPUTS[found.map].suffix}.nii.gz", found.map, candidate.image, placed, {"Steps": steps})
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+    write_text(out / "compare.csv", text.getvalue())
+    mask = found.mask.numpy()
+    entries = [
+        Entry(candidate.name, _caption(row, found), candidate.image.numpy(), candidate.mask.numpy())
+        for candidate, row in zip(found.candidates, rows, strict=True)
+    ]
+    truth = None if found.truth is None else Entry("truth", (), found.truth.numpy(), mask)
+    layout = Layout(found.whole.numpy(), board["grid"].voxel_size, affine)
+    with replacing(out / "compare.png") as handle:
+        handle.write(compared(entries, layout, map=found.map, truth=truth))
+
+
+def _caption(row: Mapping[str, Any], found: Comparison) -> tuple[str, ...]:
+    """Say the most telling numbers of a row."""
+    first = found.candidates[0].name
+    time = [f"{row['own_seconds']:.2g} s", *([f"{row['covered']:.1f} % covered"] if row["covered"] < 99.95 else [])]
+    lines = [" · ".join(time)]
+    if found.truth is not None:
+        lines.append(" · ".join([f"NRMSE {row['nrmse']:.1f} %", *([f"XSIM {row['xsim']:.2f}"] if "xsim" in row else [])]))
+        lines.append(f"HFEN {row['hfen']:.1f} % · r {row['correlation']:.3f}")
+    elif f"difference:{first}" in row:
+        lines.append(f"differs by {row[f'difference:{first}']:.1f} % · r {row[f'correlation:{first}']:.3f}")
+    if "unexplained" in row:
+        lines.append(f"field unexplained {row['unexplained']:.1f} %")
+    return tuple(lines)
+
+
+def _shown(rows: list[dict[str, Any]]) -> Group:
+    """Lay the numbers out for the terminal: a row a method, and how far they are from each other."""
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "method" and ":" not in key]
+    main = Table(box=None, pad_edge=False)
+    main.add_column("method")
+    for key in keys:
+        main.add_column(HEADINGS[key], justify="right")
+    for row in rows:
+        main.add_row(row["method"], *(_number(row.get(key)) for key in keys))
+    if f"difference:{rows[0]['method']}" not in rows[0] or len(rows) == 1:
+        return Group(main)
+    apart = Table(box=None, pad_edge=False, title="Root mean square difference, %", title_justify="left")
+    apart.add_column("")
+    for row in rows:
+        apart.add_column(row["method"], justify="right")
+    for row in rows:
+        apart.add_row(row["method"], *(_number(row[f"difference:{other['method']}"]) for other in rows))
+    return Group(main, "", apart)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.3g}"
