@@ -10,7 +10,7 @@ from torch import Tensor
 from paradia.errors import MaskError
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
-from paradia.operators.smv import even_spectrum, sphere
+from paradia.operators.smv import TIE, even_spectrum, sphere
 
 SINGLE = 2**15
 """Voxels in a sphere up to which a transform in single precision counts them without an error near one half."""
@@ -48,10 +48,7 @@ def spheres(window: Window, radius: float, like: Tensor) -> Spheres:
         It fits nowhere.
     """
     ball = sphere(window.grid.voxel_size, radius)
-    if any(b > n for b, n in zip(ball.shape, window.grid.shape, strict=True)):
-        fits = torch.zeros_like(window.mask)
-    else:
-        fits = window.mask & (_count(window.mask, window.grid, ball != 0) > int((ball != 0).sum()) - 0.5)
+    fits = window.mask & (_count(window.mask, window.grid, ball != 0) > int((ball != 0).sum()) - 0.5)
     if not fits.any():
         raise MaskError(f"no sphere of radius {radius:g} mm fits into the mask. Give a larger mask or a smaller radius.")
     return Spheres(even_spectrum(ball, window.grid).neg_().add_(1).to(like), fits)
@@ -62,8 +59,16 @@ def reached(window: Window, voxels: Tensor, radius: float) -> Tensor:
     return _count(voxels, window.grid, sphere(window.grid.voxel_size, radius) != 0) > 0.5
 
 
+def peeled(window: Window, depth: float) -> Tensor:
+    """Take all voxels off the mask whose centres lie within a depth, mm, of the centre of one outside; the margin is larger."""
+    places = [torch.arange(-(n := int(depth / d * (1 + TIE))), n + 1, dtype=torch.float64) * d for d in window.grid.voxel_size]
+    x, y, z = (p.square() for p in places)
+    ball = x[:, None, None] + y[:, None] + z <= depth**2 * (1 + TIE)
+    return window.mask & (_count(window.mask, window.grid, ball) > int(ball.sum()) - 0.5)
+
+
 def _count(voxels: Tensor, grid: Grid, ball: Tensor) -> Tensor:
-    """Count the given voxels in the sphere around each voxel."""
+    """Count the given voxels in the sphere around each voxel; in a sphere larger than the window, as if both were repeated."""
     exact = torch.float32 if int(ball.sum()) <= SINGLE else torch.float64
     spectrum = even_spectrum(ball.to(torch.float64), grid).to(voxels.device, exact)
     return irfftn(rfftn(voxels.to(exact)).mul_(spectrum), grid.shape)

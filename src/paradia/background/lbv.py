@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from paradia.background._harmonic import continued
+from paradia.background._layers import any_of_27
+from paradia.background._spheres import peeled
 from paradia.errors import MaskError
 from paradia.fft import Window, each
 from paradia.grid import Grid
@@ -22,7 +24,7 @@ def lbv(
     mask: Mask,
     grid: Grid,
     *,
-    peel: int = 1,
+    peel: float = 3.0,
     max_iter: int = 200,
     tol: float = 1e-3,
     callback: Callback | None = None,
@@ -43,7 +45,7 @@ def lbv(
     grid
         Voxel size.
     peel
-        Layers of voxels to take off the mask first, so that the edge is not where the field is least certain; 0 to 3.
+        Depth to take off the mask first, mm, so that the edge is not where the field is least certain; 0 to 5.
     max_iter
         Most iterations to do.
     tol
@@ -76,14 +78,11 @@ def lbv(
     ----------
     Zhou D, Liu T, Spincemaille P, Wang Y. NMR Biomed 2014;27:312-319. doi:10.1002/nbm.3064.
     """
-    window = Window.around(mask, grid, 2 * max(grid.voxel_size), total_field=total_field)
-    kept = window.mask
-    for _ in range(peel):
-        kept = _all_six(kept)
-    inside = _any_of_27(~kept).logical_not_()
+    window = Window.around(mask, grid, 2 * max(*grid.voxel_size, peel), total_field=total_field)
+    inside = any_of_27(~peeled(window, peel)).logical_not_()
     if not inside.any():
-        raise MaskError(f"no voxel of the mask has all its neighbours in it after a peel of {peel}. Give a larger mask or a smaller peel.")
-    edge = _any_of_27(inside) & ~inside
+        raise MaskError(f"no voxel deeper than {peel:g} mm in the mask has all its neighbours there. Give a larger mask or a smaller peel.")
+    edge = any_of_27(inside) & ~inside
     stiffness = _stiffness(window.grid).to(total_field)
 
     def remove(field: Tensor) -> Tensor:
@@ -105,19 +104,3 @@ def _stiffness(grid: Grid) -> Tensor:
     for i, j in combinations(range(3), 2):
         total -= (grid.voxel_size[i] ** 2 + grid.voxel_size[j] ** 2) / 12 * second[i] * second[j]
     return total
-
-
-def _all_six(mask: Tensor) -> Tensor:
-    """Keep the voxels whose neighbours across all six faces are in the mask; the margin of the window is outside."""
-    kept = mask.clone()
-    for axis in range(3):
-        kept &= mask.roll(1, axis)
-        kept &= mask.roll(-1, axis)
-    return kept
-
-
-def _any_of_27(mask: Tensor) -> Tensor:
-    """Add the neighbours across faces, edges and corners."""
-    for axis in range(3):
-        mask = mask | mask.roll(1, axis) | mask.roll(-1, axis)
-    return mask

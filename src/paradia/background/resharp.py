@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
+from paradia.background._smallest import smallest
 from paradia.background._spheres import least_radius, spheres
-from paradia.fft import Window, each, irfftn, rfftn
+from paradia.fft import Window, each
 from paradia.grid import Grid
-from paradia.solvers.cg import cg
 from paradia.types import Callback, Image, LocalField, Mask
 
 CITE = "10.1002/mrm.24765"
-
-WAVELENGTH = 100.0
-"""Wavelength, mm, whose gain in the filter is the unit of the weight."""
-
-AHEAD = 10.0
-"""Multiple of the weight in the preconditioner; the mask leaves fewer small singular values than the filter has."""
 
 
 def resharp(
@@ -27,7 +19,7 @@ def resharp(
     grid: Grid,
     *,
     radius: float = 5.0,
-    weight: float = 0.5,
+    weight: float = 0.3,
     max_iter: int = 150,
     tol: float = 3e-3,
     callback: Callback | None = None,
@@ -79,33 +71,17 @@ def resharp(
     of them near the edge. Closer to the edge than the radius the field is tied to the total field from one side only, which
     is why that rim is left out of the mask.
 
-    The minimum is :math:`x = (1 - S_r) M_r y` with :math:`(M_r (1 - S_r)^2 M_r + w g_r^2)\, y = M_r (1 - S_r) f`, solved by
-    conjugate gradients, one pair of transforms an iteration and one for the preconditioner, the same without the mask.
-
     References
     ----------
     Sun H, Wilman AH. Magn Reson Med 2014;71:1151-1157. doi:10.1002/mrm.24765.
     """
     radius = least_radius(grid.voxel_size, radius)
     window = Window.around(mask, grid, radius, total_field=total_field)
-    share, fits = spheres(window, radius, total_field)
-    shape = window.grid.shape
-    damp = weight * (0.1 * (2 * math.pi * radius / WAVELENGTH) ** 2) ** 2
-    squared = share.square()
-    inverse = 1 / (squared + AHEAD * damp)
-
-    def filtered(image: Tensor, spectrum: Tensor) -> Tensor:
-        return irfftn(rfftn(image).mul_(spectrum), shape).mul_(fits)
+    found = spheres(window, radius, total_field)
 
     def remove(field: Tensor) -> Tensor:
-        solution = cg(
-            lambda y: filtered(y, squared).add_(y, alpha=damp),
-            filtered(field, share),
-            precondition=lambda residual: filtered(residual, inverse),
-            max_iter=max_iter,
-            tol=tol,
-            callback=callback,
-        )
-        return filtered(solution.warn("resharp").x, share)
+        local, solution = smallest(field, found, radius, weight=weight, max_iter=max_iter, tol=tol, callback=callback)
+        solution.warn("resharp")
+        return local
 
-    return LocalField(window.put(each(remove, window.take(total_field * mask))), window.put(fits))
+    return LocalField(window.put(each(remove, window.take(total_field * mask))), window.put(found.fits))
