@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -29,7 +30,7 @@ def loops(grid: Grid, coils: int, delay: float = 0.0) -> torch.Tensor:
         turns = torch.linspace(0, 2 * math.pi, 33, dtype=torch.float64)
         wire = centre + 0.05 * (torch.cos(turns)[:, None] * side + torch.sin(turns)[:, None] * up)
         field = torch.zeros_like(place)
-        for start, stop in zip(wire[:-1], wire[1:], strict=True):
+        for start, stop in pairwise(wire):
             away = place - 0.5 * (start + stop)
             field += torch.linalg.cross((stop - start).expand_as(away), away) / away.square().sum(-1, keepdim=True) ** 1.5
         received = torch.complex(field[..., 0], -field[..., 1])

@@ -7,13 +7,30 @@ from paradia.errors import GeometryError, MaskError, MetadataError, ParadiaWarni
 from paradia.fieldmap._echoes import prepare
 from paradia.grid import Grid
 from paradia.pipeline.step import Step
-from paradia.registry import methods
+from paradia.registry import load, methods
 from paradia.scan import Scan
 
 GRID = Grid((44, 51, 38), (1.6, 1.2, 2.0), (0.2, -0.3, 0.93))
 EVEN = Scan((0.004, 0.012, 0.020, 0.028), 3.0)
 ODD = Scan((0.003, 0.0085, 0.0155, 0.024, 0.035), 7.0)
 every = pytest.mark.parametrize("name", methods("fieldmap"))
+unwrapping = pytest.mark.parametrize("name", [name for name in methods("fieldmap") if "unwrapped" in load("fieldmap", name).needs])
+
+
+def fit_to(name, data, mask, scan, grid=GRID, **knobs):
+    """Give a method what it asks for by name; those that unwrap by themselves get the wrapped phase."""
+    unwrapped, magnitude = data
+    phase = unwrapped - 2 * math.pi * (unwrapped / (2 * math.pi)).round()
+    board = {"unwrapped": unwrapped, "phase": phase, "magnitude": magnitude, "mask": mask, "grid": grid, "scan": scan}
+    method = load("fieldmap", name)
+    return Step("fieldmap", name, {k: v for k, v in knobs.items() if k in method.knobs})(
+        **{key: board[key] for key in method.takes if key in board}
+    )
+
+
+def free(name):
+    """Whether a method leaves the offset free in every voxel, whatever is asked for."""
+    return "offset" not in load("fieldmap", name).knobs
 
 
 def places():
@@ -58,12 +75,25 @@ def bound(scan, snr, *, free):
     return (1 / snr / information.sqrt() / scan.rad_per_ppm(1.0))[mask]
 
 
+def apart(scan, snr):
+    """Cramér–Rao bound where odd and even echoes have free offsets of their own."""
+    _, _, magnitude, mask = truth(scan)
+    times = torch.tensor(scan.echo_times)[:, None, None, None]
+    information = 0
+    for part in (slice(0, None, 2), slice(1, None, 2)):
+        weight, time = magnitude[part].square(), times[part]
+        information = information + (weight * time.square()).sum(0) - (weight * time).sum(0).square() / weight.sum(0)
+    return (1 / snr / information.sqrt() / scan.rad_per_ppm(1.0))[mask]
+
+
 @every
 @pytest.mark.parametrize("scan", [EVEN, ODD])
 @pytest.mark.parametrize("offset", ["smooth", "voxel"])
 def test_the_fit_reaches_the_cramer_rao_bound_and_knows_its_noise(name, scan, offset):
+    if free(name) and (offset == "smooth" or scan is ODD):
+        pytest.skip("knows no smooth offset, and even echoes only")
     field, _, _, mask = truth(scan)
-    fit = Step("fieldmap", name, {"offset": offset})(*measured(scan, 60), mask, GRID, scan)
+    fit = fit_to(name, measured(scan, 60), mask, scan, offset=offset)
     error = (fit.total_field - field)[mask]
     limit = bound(scan, 60, free=offset == "voxel")
     assert (error / limit).square().mean().sqrt() < 1.1
@@ -76,7 +106,7 @@ def test_the_fit_reaches_the_cramer_rao_bound_and_knows_its_noise(name, scan, of
 def test_the_noise_map_is_the_spread_of_repeats(name):
     """Monte Carlo over noise: right within 10 %, voxel classes of bright and dark signal apart."""
     _, _, magnitude, mask = truth(EVEN)
-    fits = [Step("fieldmap", name)(*measured(EVEN, 40, seed), mask, GRID, EVEN) for seed in range(12)]
+    fits = [fit_to(name, measured(EVEN, 40, seed), mask, EVEN) for seed in range(12)]
     spread = torch.stack([f.total_field for f in fits]).var(0)
     given = torch.stack([f.noise for f in fits]).square().mean(0)
     for part in (magnitude[0] < 0.7, magnitude[0] > 0.8):
@@ -87,10 +117,10 @@ def test_the_noise_map_is_the_spread_of_repeats(name):
 @every
 def test_the_offset_is_found_up_to_whole_turns(name):
     _, offset, _, mask = truth(EVEN)
-    fit = Step("fieldmap", name)(*measured(EVEN, 100), mask, GRID, EVEN)
+    fit = fit_to(name, measured(EVEN, 100), mask, EVEN)
     error = (fit.offset - offset)[mask]
     error = error - 2 * math.pi * (error / (2 * math.pi)).round()
-    assert error.square().mean().sqrt() < 0.005
+    assert error.square().mean().sqrt() < (0.03 if free(name) else 0.005)
 
 
 @every
@@ -98,11 +128,11 @@ def test_whole_turns_of_an_echo_make_no_difference(name):
     _, _, _, mask = truth(EVEN)
     unwrapped, magnitude = measured(EVEN, 100)
     turned = unwrapped + 2 * math.pi * torch.tensor([1.0, -1.0, 2.0, 0.0])[:, None, None, None] * mask
-    straight = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
-    assert torch.allclose(Step("fieldmap", name)(turned, magnitude, mask, GRID, EVEN).total_field, straight.total_field, atol=2e-5)
+    straight = fit_to(name, (unwrapped, magnitude), mask, EVEN)
+    assert torch.allclose(fit_to(name, (turned, magnitude), mask, EVEN).total_field, straight.total_field, atol=2e-5)
 
 
-@every
+@unwrapping
 def test_voxels_unwrapped_wrongly_are_mended(name):
     field, _, _, mask = truth(EVEN)
     unwrapped, magnitude = measured(EVEN, 80)
@@ -110,7 +140,7 @@ def test_voxels_unwrapped_wrongly_are_mended(name):
     broken = mask & (torch.rand(GRID.shape, generator=generator) < 0.01)
     unwrapped[2:] += 2 * math.pi * broken
     unwrapped[1] -= 2 * math.pi * (broken & (torch.rand(GRID.shape, generator=generator) < 0.5))
-    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
+    fit = fit_to(name, (unwrapped, magnitude), mask, EVEN)
     assert ((fit.total_field - field)[broken].abs() > 0.02).float().mean() < (0.02 if name == "nonlinear" else 0.05)
 
 
@@ -120,10 +150,11 @@ def test_bipolar_readouts_are_seen_and_corrected(name, strength):
     field, _, _, mask = truth(EVEN)
     x, _, _ = places()
     unwrapped, magnitude = measured(EVEN, 80, alternation=strength * x)
-    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
+    fit = fit_to(name, (unwrapped, magnitude), mask, EVEN)
     error = (fit.total_field - field)[mask]
-    assert error.std() < 1.15 * bound(EVEN, 80, free=False).square().mean().sqrt()
-    left = Step("fieldmap", name, {"bipolar": False})(unwrapped, magnitude, mask, GRID, EVEN)
+    limit = apart(EVEN, 80) if free(name) else bound(EVEN, 80, free=False)
+    assert error.std() < 1.15 * limit.square().mean().sqrt()
+    left = fit_to(name, (unwrapped, magnitude), mask, EVEN, bipolar=False)
     assert (left.total_field - field)[mask].std() > 1.5 * error.std()
 
 
@@ -138,8 +169,8 @@ def test_a_bipolar_readout_of_two_echoes_is_warned_of():
 def test_odd_in_the_phase_and_nothing_outside_the_mask(name):
     _, _, _, mask = truth(EVEN)
     unwrapped, magnitude = measured(EVEN, 60)
-    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
-    mirrored = Step("fieldmap", name)(-unwrapped, magnitude, mask, GRID, EVEN)
+    fit = fit_to(name, (unwrapped, magnitude), mask, EVEN)
+    mirrored = fit_to(name, (-unwrapped, magnitude), mask, EVEN)
     assert torch.allclose(mirrored.total_field, -fit.total_field, atol=1e-5)
     for part in fit:
         assert part.shape == GRID.shape
@@ -154,19 +185,18 @@ def test_axes_may_be_permuted_with_the_grid(name):
     unwrapped, magnitude = measured(EVEN, 60)
     order = (2, 0, 1)
     echoes = (0, *(a + 1 for a in order))
-    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
-    turned = Step("fieldmap", name)(
-        unwrapped.permute(echoes).contiguous(), magnitude.permute(echoes).contiguous(), mask.permute(order), GRID.permute(order), EVEN
-    )
+    fit = fit_to(name, (unwrapped, magnitude), mask, EVEN)
+    moved = (unwrapped.permute(echoes).contiguous(), magnitude.permute(echoes).contiguous())
+    turned = fit_to(name, moved, mask.permute(order), EVEN, GRID.permute(order))
     assert (turned.total_field - fit.total_field.permute(order)).abs().max() < 2e-4
 
 
-@every
+@unwrapping
 def test_one_echo_gives_a_field_and_its_noise(name):
     field, offset, _, mask = truth(EVEN)
     scan = Scan((0.02,), 3.0)
     unwrapped, magnitude = measured(scan, 50)
-    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, scan)
+    fit = fit_to(name, (unwrapped, magnitude), mask, scan)
     expected = field + offset / scan.rad_per_ppm(0.02)
     difference = (fit.total_field - expected)[mask]
     difference = difference - difference.median()
@@ -179,7 +209,7 @@ def test_voxels_without_signal_have_a_number_and_large_noise(name):
     _, _, _, mask = truth(EVEN)
     unwrapped, magnitude = measured(EVEN, 60)
     magnitude[:, 20:22, 25, 18] = 0
-    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
+    fit = fit_to(name, (unwrapped, magnitude), mask, EVEN)
     assert torch.isfinite(fit.total_field).all()
     assert fit.noise[20, 25, 18] > 100 * fit.noise[mask].median()
 
@@ -190,11 +220,11 @@ def test_what_the_echoes_do_not_tell_is_peeled_off_the_edge_and_kept_inside(name
     unwrapped, magnitude = measured(EVEN, 60)
     magnitude[:, :, :, 30:] *= 0.001  # signal lost beside air
     magnitude[:, 20:23, 24:27, 17:19] *= 0.001  # and in a bleeding
-    fit = Step("fieldmap", name)(unwrapped, magnitude, mask, GRID, EVEN)
+    fit = fit_to(name, (unwrapped, magnitude), mask, EVEN)
     assert not fit.mask[:, :, 30:].any()
     assert fit.mask[20:23, 24:27, 17:19].all()
     assert torch.equal(fit.mask[:, :, :29], mask[:, :, :29])
-    everything = Step("fieldmap", name, {"noise_limit": math.inf})(unwrapped, magnitude, mask, GRID, EVEN)
+    everything = fit_to(name, (unwrapped, magnitude), mask, EVEN, noise_limit=math.inf)
     assert torch.equal(everything.mask, mask)
 
 
