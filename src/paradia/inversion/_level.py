@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from paradia.fft import half_mean, irfftn
+from paradia.fft import half_mean, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.operators.dipole import dipole_kernel
 from paradia.operators.laplacian import laplacian_kernel
@@ -17,6 +17,9 @@ CONE = 0.1
 
 FINE = 0.25
 """Least share of the largest squared slope: lower frequencies leak into each other, because the mask cuts the field."""
+
+MEAN = 4 / 45
+"""Mean square of the dipole over all directions: how much of the power of χ the field shows."""
 
 LEAST = 0.02
 """Least noise, as a share of the field: what a mask's edge leaks is of this size, and weights must not vanish."""
@@ -51,3 +54,10 @@ def _cone(grid: Grid) -> Tensor:
     """Mark the fine frequencies at which the dipole nearly vanishes."""
     fineness = -laplacian_kernel(grid)
     return (dipole_kernel(grid).abs() < CONE) & (fineness > FINE * fineness.max())
+
+
+def wiener(field: Tensor, mask: Tensor, grid: Grid) -> Tensor:
+    r"""Return the noise's power over that of χ, both as the field tells: :math:`\bar{D^2}\sigma^2 / (\|f\|^2 - \sigma^2)`."""
+    power = field.detach()[mask].square().mean()
+    noise = level(rfftn(field.detach()), mask, grid, power.sqrt()).square()
+    return MEAN * noise / torch.maximum(power - noise, 0.1 * power)

@@ -1,0 +1,173 @@
+"""Iterative least squares with streaks estimated and taken away."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from paradia.fft import Window, each, half_counts, irfftn, rfftn
+from paradia.grid import Grid
+from paradia.inversion._level import wiener
+from paradia.inversion._variation import MARGIN
+from paradia.operators.dipole import Dipole
+from paradia.operators.gradient import Gradient
+from paradia.operators.laplacian import Laplacian
+from paradia.operators.smv import SMV
+from paradia.operators.weighting import Weighting
+from paradia.solvers.lsmr import lsmr
+from paradia.types import Callback, Image, Mask, Volume
+
+CITE = "10.1016/j.neuroimage.2014.12.043"
+
+ROUGH = (0.60, 0.999)
+"""Between these shares of the voxels, in order of the field's second derivative, the data lose their weight."""
+
+STEEP = (0.50, 0.70)
+"""Between these shares of the voxels, in order of the slope of the fast estimate, flatness loses its weight."""
+
+NEAR = (0.01, 0.30)
+"""Between these shares of the frequencies, in order of :math:`|D|`, the fast estimate passes from a local mean to itself."""
+
+RADIUS = 3.0
+"""Of that mean, in voxels' mean edges."""
+
+
+def ilsqr(
+    local_field: Image,
+    mask: Mask,
+    grid: Grid,
+    noise: Volume | None = None,
+    *,
+    weight: float = 1.0,
+    cone: float = 0.1,
+    max_iter: int = 100,
+    tol: float = 0.01,
+    callback: Callback | None = None,
+) -> Image:
+    r"""Solve by weighted least squares, then take away the streaks that make flat tissue uneven.
+
+    First :math:`\chi_L = \arg\min \|W(D\chi - f)\|^2 + w\alpha\|\chi\|^2`, where :math:`W` falls with the second derivative of the field.
+    Its streaks live where the dipole nearly vanishes. They are the :math:`\chi_S` made of frequencies with :math:`|D| < c` alone for
+    which :math:`\sum_i\|G_i\nabla_i(\chi_L - \chi_S)\|^2` is least, with :math:`G_i` one where a fast estimate of χ is flat and zero at
+    its edges. The result is :math:`\chi_L - \chi_S`.
+
+    Parameters
+    ----------
+    local_field
+        Field of the sources inside the mask, ppm.
+    mask
+        Voxels where it holds.
+    grid
+        Voxel size and direction of B0.
+    noise
+        Standard deviation of the field, any unit. :math:`W` is multiplied by one over it, scaled to a mean of one in the mask.
+    weight
+        :math:`w`, without unit. :math:`\alpha` is the noise's power over that of χ, both read off the field; 0 leaves least squares
+        undamped, as in the paper, and the stopping to `max_iter`.
+    cone
+        :math:`c`, between 0 and 2/3: where streaks are looked for.
+    max_iter
+        Most iterations in each of the two problems.
+    tol
+        Stop each when its gradient has fallen to this share.
+    callback
+        Called as ``callback(iteration, relative_gradient)``.
+
+    Returns
+    -------
+    Image
+        χ, ppm, zero outside the mask, not referenced.
+
+    Raises
+    ------
+    GeometryError
+        Shapes that do not fit the grid.
+    MaskError
+        The mask is empty.
+
+    Notes
+    -----
+    The fast estimate divides by the sign of the dipole, means frequencies near the cone over a small sphere in space (the paper
+    smooths the spectrum there), and is scaled to a thresholded division; only its slopes are used.
+
+    References
+    ----------
+    Li W, Wang N, Yu F, et al. NeuroImage 2015;108:111-122. doi:10.1016/j.neuroimage.2014.12.043.
+    """
+    window = Window.around(mask, grid, MARGIN, local_field=local_field, noise=noise)
+    known = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights
+    dipole = Dipole(window.grid).to(local_field)
+    laplacian = Laplacian(window.grid).to(local_field)
+    low_pass = _low_pass(window.grid, dipole.kernel)
+    done = 0
+
+    def told(iteration: int, relative: float) -> None:
+        if callback is not None:
+            callback(done + iteration, relative)
+
+    def invert(field: Tensor) -> Tensor:
+        nonlocal done
+        done = 0
+        if not field.detach().any():
+            return torch.zeros_like(field)
+        weights = known * _flatness(laplacian(field).abs_(), window.mask, ROUGH)
+        damp = math.sqrt(weight * float(wiener(field, window.mask, window.grid)))
+        solution = lsmr(
+            lambda chi: dipole(chi).mul_(weights),
+            lambda residual: dipole(weights * residual),
+            weights * field,
+            damp=damp,
+            max_iter=max_iter,
+            tol=tol,
+            callback=told,
+        )
+        done = solution.iterations
+        chi = solution.warn("ilsqr").x * window.mask
+        guide = irfftn(rfftn(field) * low_pass, field.shape)
+        return (chi - _streaks(chi, guide, dipole.kernel.abs() < cone, window, max_iter, tol, told)).mul_(window.mask)
+
+    return window.put(each(invert, window.take(local_field * mask)))
+
+
+def _streaks(chi: Tensor, guide: Tensor, cone: Tensor, window: Window, max_iter: int, tol: float, callback: Callback) -> Tensor:
+    """Find what the frequencies of the cone add to the slopes of flat tissue.
+
+    Spectra are scaled so that the norm of the half is that of the image.
+    """
+    gradient = Gradient(window.grid, periodic=True)
+    slopes = gradient(guide).abs_()
+    flat = torch.stack([_flatness(slope, window.mask, STEEP) for slope in slopes])
+    scale = half_counts(chi.shape[-1]).to(chi).sqrt() / math.sqrt(chi.numel())
+    up, down = cone / scale, cone * scale
+    solution = lsmr(
+        lambda spectrum: gradient(irfftn(spectrum * up, chi.shape)).mul_(flat),
+        lambda slopes: rfftn(gradient.adjoint(flat * slopes)).mul_(down),
+        gradient(chi).mul_(flat),
+        max_iter=max_iter,
+        tol=tol,
+        callback=callback,
+    )
+    return irfftn(solution.warn("ilsqr, streaks,").x * up, chi.shape)
+
+
+def _low_pass(grid: Grid, dipole: Tensor) -> Tensor:
+    """Return the spectrum that turns a field into the fast estimate, but for its scale."""
+    strength = dipole.abs()
+    first, last = (_quantile(strength.flatten(), share) for share in NEAR)
+    itself = ((strength - first) / (last - first).clamp_min(1e-12)).clamp_(0, 1)
+    mean = SMV(grid, RADIUS * grid.voxel_volume ** (1 / 3)).to(dipole).kernel
+    return dipole.sign().mul_((itself + (1 - itself) * mean).square_())
+
+
+def _flatness(roughness: Tensor, mask: Tensor, shares: tuple[float, float]) -> Tensor:
+    """Fall from one to zero between two quantiles of the roughness in the mask, and be zero outside it."""
+    inside = roughness.detach()[mask]
+    first, last = (_quantile(inside, share) for share in shares)
+    return ((last - roughness.detach()) / (last - first).clamp_min(torch.finfo(inside.dtype).tiny)).clamp_(0, 1) * mask
+
+
+def _quantile(values: Tensor, share: float) -> Tensor:
+    """Select, not sort: a quantile of any number of values."""
+    return values.kthvalue(max(1, math.ceil(share * values.numel()))).values
