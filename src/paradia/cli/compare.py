@@ -39,6 +39,9 @@ from paradia.scan import Scan
 Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 
+SMALL = 0.8
+"""Share of the voxels below which it is said that the maps have little in common."""
+
 HEADINGS = {
     "seconds": "time, s", "own_seconds": "own, s", "covered": "covered, %", "nrmse": "NRMSE, %", "nrmse_detrended": "detrended, %",
     "hfen": "HFEN, %", "xsim": "XSIM", "correlation": "correlation", "slope": "slope", "region_slope": "region slope",
@@ -123,6 +126,8 @@ def compare(
     chosen = pick_device(device)
     if map not in OUTPUTS or map in ("mask", "local_mask"):
         raise InputError(f"there is no map {map!r} to compare. Take one of {', '.join(name for name in OUTPUTS if 'mask' not in name)}.")
+    if labels is not None and truth is None:
+        raise InputError("region means need a --truth to be held against. Give one, or leave out --labels.")
     reading = {"echo_times": echo_times, "b0": b0, "b0_dir": b0_dir}
     if total_field is None and local_field is None:
         if not phase:
@@ -144,6 +149,12 @@ def compare(
         )
         rows = table(found, board, None if regions is None else regions.round().long())
         _write(out, found, rows, first.affine if oriented else None, first.affine, board)
+        share = int(found.mask.sum()) / int(found.whole.sum())
+        if share < SMALL:
+            least = min(rows, key=lambda row: row["covered"])
+            progress.warn(
+                f"All numbers are of the {100 * share:.0f} % of the voxels that all have in common; {least['method']} covers least."
+            )
         for candidate in found.candidates:
             for message in candidate.outcome.messages:
                 progress.warn(f"{candidate.name}: {message}")
@@ -243,7 +254,7 @@ def _caption(row: Mapping[str, Any], found: Comparison) -> tuple[str, ...]:
     if found.truth is not None:
         lines.append(" · ".join([f"NRMSE {row['nrmse']:.1f} %", *([f"XSIM {row['xsim']:.2f}"] if "xsim" in row else [])]))
         lines.append(f"HFEN {row['hfen']:.1f} % · r {row['correlation']:.3f}")
-    elif f"difference:{first}" in row:
+    elif row["method"] != first:
         lines.append(f"differs by {row[f'difference:{first}']:.1f} % · r {row[f'correlation:{first}']:.3f}")
     if "unexplained" in row:
         lines.append(f"field unexplained {row['unexplained']:.1f} %")
