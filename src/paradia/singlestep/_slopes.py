@@ -1,0 +1,116 @@
+"""Penalties on slopes as steps of their duals, in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from paradia.grid import Grid
+
+
+def ahead(total: Tensor, x: Tensor, axis: int, size: float, sign: int = 1) -> None:
+    """Add the difference to the next voxel, in units of the voxel size; periodic."""
+    last, a = x.shape[axis] - 1, sign / size
+    total.sub_(x, alpha=a)
+    total.narrow(axis, 0, last).add_(x.narrow(axis, 1, last), alpha=a)
+    total.narrow(axis, last, 1).add_(x.narrow(axis, 0, 1), alpha=a)
+
+
+def behind(total: Tensor, x: Tensor, axis: int, size: float, sign: int = 1) -> None:
+    """Add the difference to the voxel before, in units of the voxel size: minus the adjoint of `ahead`; periodic."""
+    last, a = x.shape[axis] - 1, sign / size
+    total.add_(x, alpha=a)
+    total.narrow(axis, 1, last).sub_(x.narrow(axis, 0, last), alpha=a)
+    total.narrow(axis, 0, 1).sub_(x.narrow(axis, last, 1), alpha=a)
+
+
+def edges(mask: Tensor) -> list[Tensor]:
+    """Mark, along each axis, the voxels that lie inside with the next one."""
+    return [mask & mask.roll(-1, axis) for axis in range(3)]
+
+
+class Variation:
+    r"""Dual of :math:`w\|\nabla x\|_1`, the sum of absolute slopes along the axes between voxels of the mask.
+
+    Parameters
+    ----------
+    grid
+        Where the images live.
+    limits
+        :math:`w/\rho` along each axis, zero where no slope counts.
+    """
+
+    share = 1.0
+
+    def __init__(self, grid: Grid, limits: list[Tensor]) -> None:
+        self.voxel_size = grid.voxel_size
+        self.limits = limits
+        self.dual = [torch.zeros_like(limit) for limit in limits]
+        self.divergence = torch.zeros_like(limits[0])
+
+    def step(self, x: Tensor) -> Tensor:
+        r"""Move the dual to an image and return :math:`\nabla^T(2u' - u)`."""
+        divergence = torch.zeros_like(x)
+        for axis, (u, limit, size) in enumerate(zip(self.dual, self.limits, self.voxel_size, strict=True)):
+            ahead(u, x, axis, size)
+            torch.clamp(u, -limit, limit, out=u)
+            behind(divergence, u, axis, size, -1)
+        before, self.divergence = self.divergence, divergence
+        return before.neg_().add_(divergence, alpha=2)
+
+
+class GeneralisedVariation:
+    r"""Dual of :math:`w\|\nabla x - v\|_1 + w_2\|\mathcal{E}v\|_1`, least over the slopes :math:`v`, inside the mask.
+
+    Parameters
+    ----------
+    grid
+        Where the images live.
+    limits
+        :math:`w/\rho` along each axis, zero where no slope counts.
+    curvature
+        :math:`w_2/\rho_2`, zero where none counts.
+    ratio
+        :math:`\rho_2/\rho`, mm².
+    """
+
+    share = 2.0
+
+    def __init__(self, grid: Grid, limits: list[Tensor], curvature: Tensor, ratio: float) -> None:
+        self.voxel_size = grid.voxel_size
+        self.limits, self.curvature, self.ratio = limits, curvature, ratio
+        zero = torch.zeros_like(limits[0])
+        self.slopes, self.dual, self.bend = ([zero.clone() for _ in range(3)] for _ in range(3))
+        self.second = {(a, b): zero.clone() for a in range(3) for b in range(a, 3)}
+        self.divergence = zero
+        self.length = 1 / (2 + 4 * ratio * sum(1 / d**2 for d in grid.voxel_size))
+
+    def step(self, x: Tensor) -> Tensor:
+        r"""Move both duals and the slopes to an image and return :math:`\nabla^T(2u' - u)`."""
+        divergence = torch.zeros_like(x)
+        bend = self._bend()
+        for axis, (u, v, limit, size) in enumerate(zip(self.dual, self.slopes, self.limits, self.voxel_size, strict=True)):
+            before = u.clone()
+            u.sub_(v)
+            ahead(u, x, axis, size)
+            torch.clamp(u, -limit, limit, out=u)
+            behind(divergence, u, axis, size, -1)
+            before.neg_().add_(u, alpha=2).add_(self.bend[axis], alpha=self.ratio).sub_(bend[axis], alpha=2 * self.ratio)
+            v.add_(before, alpha=self.length)
+        self.bend = bend
+        last, self.divergence = self.divergence, divergence
+        return last.neg_().add_(divergence, alpha=2)
+
+    def _bend(self) -> list[Tensor]:
+        r"""Move the dual of the slopes' symmetric derivative and return its adjoint applied to it."""
+        bend = [torch.zeros_like(v) for v in self.slopes]
+        for (a, b), q in self.second.items():
+            if a == b:
+                behind(q, self.slopes[a], a, self.voxel_size[a])
+            else:
+                for along, of in ((a, b), (b, a)):
+                    behind(q, self.slopes[of], along, 2 * self.voxel_size[along])
+            torch.clamp(q, -self.curvature, self.curvature, out=q)
+            for along, of in {(a, b), (b, a)}:  # off the diagonal each stands for two entries
+                ahead(bend[of], q, along, self.voxel_size[along], -1)
+        return bend
