@@ -47,6 +47,14 @@ SPANS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Stages of the benchmark by its names, and what they are made of here."""
 
+NO_FILE = MappingProxyType(
+    {
+        "coil_images": "the images of single coils. Combine them with `paradia combine`.",
+        "directions": "the directions of several scans of one head. Work on them with `paradia inversion`.",
+    }
+)
+"""Data that no folder of the benchmark can hold."""
+
 KEYS = ("TE", "B0", "B0_dir", "voxel_size")
 ECHOES = ("phase", "magnitude", "unwrapped")
 """Data with an echo axis."""
@@ -109,8 +117,9 @@ def read_folder(folder: Path, needs: Iterable[str], uses: Iterable[str] = ()) ->
     needs, uses = list(needs), list(uses)
     if not folder.is_dir():
         raise FileError(f"there is no folder {folder}. Give the one with params.json and the images.")
-    if "coil_images" in needs:
-        raise InputError("QSM-CI has no file for the images of single coils. Combine them with `paradia combine`.")
+    for name in needs:
+        if name in NO_FILE:
+            raise InputError(f"QSM-CI has no file for {NO_FILE[name]}")
     params = _params(folder)
     wanted = [name for name in (*needs, *uses) if name not in ("grid", "scan")]
     paths = {name: folder / file_of(name) for name in wanted if name in needs or (folder / file_of(name)).is_file()}

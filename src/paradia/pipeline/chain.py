@@ -51,7 +51,8 @@ def chain(name: str, text: str, stages: Sequence[str]) -> Protocol:
             )
         stages = [*(s for s in stages if s not in SINGLE), "singlestep"]
     usual = {step.stage: step for step in Protocol.load(DEFAULT).steps}
-    return Protocol(text, "", tuple(Step(s, chosen[s]) if s in chosen else usual[s] for s in stages))
+    steps = [Step(s, chosen[s]) if s in chosen else usual[s] for s in stages]
+    return Protocol(text, "", tuple(_asked(steps, chosen)))
 
 
 def alone(name: str, method: str) -> Protocol:
@@ -106,6 +107,16 @@ def with_knobs(protocol: Protocol, knobs: Mapping[str, Any]) -> Protocol:
         turned[owners[0]][knob] = value
     steps = tuple(Step(step.stage, step.method, {**step.knobs, **turned[step.stage]}) for step in protocol.steps)
     return Protocol(protocol.name, protocol.description, steps)
+
+
+def _asked(steps: Sequence[Step], chosen: Mapping[str, str]) -> list[Step]:
+    """Leave out what was filled in but nothing later asks for; a method that begins with the wrapped phase needs no unwrapping."""
+    kept = [steps[-1]]
+    for step in reversed(steps[:-1]):
+        wanted = {name for later in kept for name in later.loaded.takes}
+        if step.stage in chosen or wanted & set(STAGES[step.stage].gives) - {"mask"}:
+            kept.insert(0, step)
+    return kept
 
 
 def _of_protocol(name: str, text: str, stages: Sequence[str]) -> Protocol:
