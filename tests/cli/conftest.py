@@ -66,6 +66,34 @@ def files(small, tmp_path_factory):
     return {name: save(folder / f"{name}.nii", values, small.affine) for name, values in vars(small).items() if name != "affine"}
 
 
+def save_coils(path, values, affine):
+    """Write (echo, coil, x, y, z) as (x, y, z, echo, coil)."""
+    nib.save(nib.Nifti1Image(np.moveaxis(np.asarray(values, np.float32), (0, 1), (3, 4)), affine), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def coils(small, tmp_path_factory):
+    """Files of three coils whose phases and sensitivities differ, and the covariance of their noise."""
+    folder = tmp_path_factory.mktemp("coils")
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, n) for n in SHAPE], indexing="ij")
+    maps = np.stack(
+        [np.exp(-((x - a) ** 2) - (y - b) ** 2 + 1j * (c + x * b - 2 * y * z * a)) for a, b, c in ((1, 0, 0.3), (-1, 0, 2), (0, 1, -1))]
+    )
+    rng = np.random.default_rng(1)
+    images = (small.magnitude * np.exp(1j * small.phase))[:, None] * maps
+    images = images + 0.01 * np.abs(images).max() * (rng.standard_normal((*images.shape, 2)) @ (1, 1j))
+    np.save(folder / "noise.npy", (1e-4 * np.abs(images).max() ** 2 * (np.eye(3) + 0.1)).astype(complex))
+    files = {
+        part: save_coils(folder / f"{part}.nii", values, small.affine)
+        for part, values in (("magnitude", np.abs(images)), ("phase", np.angle(images)))
+    }
+    for echo in range(len(TIMES)):
+        for part, values in (("magnitude", np.abs(images)), ("phase", np.angle(images))):
+            files[f"{part}{echo}"] = save(folder / f"{part}{echo}.nii", values[echo], small.affine)
+    return {**files, "coil_noise": folder / "noise.npy", "images": images}
+
+
 def write_subject(root: Path, label: str, small, parts=("mag", "phase")) -> Path:
     """Write one subject as a scanner's converter would."""
     arrays = {"mag": small.magnitude, "phase": small.phase, "real": small.real, "imag": small.imaginary}

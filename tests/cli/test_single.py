@@ -10,8 +10,11 @@ METHODS = [(stage, method) for stage in STAGES for method in methods(stage)]
 TIMES = ("--echo-times", "0.004", "0.012", "0.020", "--b0", "3")
 
 
-def options(method, files):
+def options(method, files, coils=None):
     """Options that give a method all its data."""
+    if "coil_images" in method.needs:
+        words = [word for name in ("magnitude", "phase", "coil_noise") for word in (f"--{name.replace('_', '-')}", str(coils[name]))]
+        return [*words, *(TIMES if "scan" in method.takes else ())]
     words = [word for name in method.takes if name in files for word in (f"--{name.replace('_', '-')}", str(files[name]))]
     return [*words, *(TIMES if "scan" in method.takes else ())]
 
@@ -26,9 +29,9 @@ def test_every_method_has_help(stage, name, command):
 
 
 @pytest.mark.parametrize(("stage", "name"), METHODS)
-def test_every_method_works_on_files(stage, name, command, files, small, tmp_path):
+def test_every_method_works_on_files(stage, name, command, files, coils, small, tmp_path):
     method, out = load(stage, name), tmp_path / "result.nii.gz"
-    told = command(stage, name.replace("_", "-"), out, *options(method, files))
+    told = command(stage, name.replace("_", "-"), out, *options(method, files, coils))
     assert told.status == 0, told.err
     gives = ["local_mask" if given == "mask" and stage != "mask" else given for given in STAGES[stage].gives]
     for place, given in enumerate(gives):
@@ -53,6 +56,56 @@ def test_results_are_those_of_the_scan(stage, name, truth, most, command, files,
     assert command(stage, name, out, *options(load(stage, name), files)).status == 0
     error = np.abs(nib.load(out).get_fdata() - getattr(small, truth))[small.mask]
     assert np.median(error) < most
+
+
+def coil_options(coils, *, apart=False):
+    """Options for the files of coils: one of five axes, or one an echo with the coil last."""
+    parts = {part: [coils[f"{part}{echo}"] for echo in range(3)] if apart else [coils[part]] for part in ("magnitude", "phase")}
+    return [word for part, paths in parts.items() for word in (f"--{part}", *paths)]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_coils_are_read_from_one_file_or_one_an_echo(apart, command, coils, small, tmp_path):
+    out = tmp_path / "combined.nii.gz"
+    assert command("combine", "mcpc3ds", out, *coil_options(coils, apart=apart), *TIMES, "--no-prewhiten").status == 0
+    magnitude, phase = (np.moveaxis(nib.load(path).get_fdata(), -1, 0) for path in (out, tmp_path / "combined_phase.nii.gz"))
+    strength = np.sqrt((np.abs(coils["images"]) ** 2).sum(1))
+    assert np.median(np.abs(magnitude / strength - 1)[:, small.mask]) < 0.02
+    turn = np.exp(1j * (np.diff(phase, axis=0) - np.diff(small.phase, axis=0)))  # what the coils add is the same in all echoes
+    assert np.median(np.abs(np.angle(turn))[:, small.mask]) < 0.05
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_mdi_takes_coils_or_combined_echoes(apart, command, coils, files, small, tmp_path):
+    for place, images in enumerate((coil_options(coils, apart=apart), ["--magnitude", files["magnitude"], "--phase", files["phase"]])):
+        out = tmp_path / f"{place}.nii"
+        assert command("fieldmap", "mdi", out, *images, "--mask", files["mask"], *TIMES).status == 0
+        assert np.median(np.abs(nib.load(out).get_fdata() - small.total_field)[small.mask]) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("adaptive", "--magnitude", "{magnitude}", "--phase", "{phase0}"), "holds 1 echoes"),
+        (("adaptive", "--magnitude", "{magnitude0}", "{magnitude1}", "--phase", "{phase0}"), "holds 1 echoes"),
+        (("rss", "--magnitude", "{magnitude}", "--phase", "{phase}", "--coil-noise", "gone.npy"), "there is no file gone.npy"),
+        (("rss", "--magnitude", "{magnitude}", "--phase", "{phase}", "--coil-noise", "{phase}"), "no NumPy file"),
+        (("rss", "--magnitude", "{magnitude}"), "--phase"),
+    ],
+)
+def test_mistakes_with_coils_are_told(arguments, sentence, command, coils, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    method, *words = (argument.format(**coils) for argument in arguments)
+    told = command("combine", method, "out.nii", *words)
+    assert told.status == 2
+    assert sentence in told.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_coils_given_to_another_stage_says_what_to_do(command, coils, files, tmp_path):
+    told = command("unwrap", "romeo", tmp_path / "o.nii", *coil_options(coils), "--mask", files["mask"], *TIMES)
+    assert told.status == 2
+    assert "paradia combine" in told.err
 
 
 def test_relaxometry_needs_no_phase(command, files, tmp_path):

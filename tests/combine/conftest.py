@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -12,10 +13,11 @@ import torch
 from paradia.grid import Grid
 from paradia.scan import Scan
 
-GRID = Grid((44, 51, 38), (4.0, 3.6, 4.6), (0.2, -0.3, 0.93))
+GRID = Grid((34, 39, 28), (5.2, 4.7, 6.2), (0.2, -0.3, 0.93))
 SCAN = Scan((0.0047, 0.0123, 0.0204), 3.0)
 
 
+@cache
 def loops(grid: Grid, coils: int, delay: float = 0.0) -> torch.Tensor:
     """Sensitivities of loops around the volume by the law of Biot and Savart; `delay` turns the phase with distance, rad/m."""
     axes = [(torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * v * 1e-3 for n, v in zip(grid.shape, grid.voxel_size, strict=True)]
@@ -27,7 +29,7 @@ def loops(grid: Grid, coils: int, delay: float = 0.0) -> torch.Tensor:
         side = torch.tensor([-math.sin(angle), math.cos(angle), 0.0], dtype=torch.float64)
         centre = 0.14 * out + torch.tensor([0.0, 0.0, height], dtype=torch.float64)
         up = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
-        turns = torch.linspace(0, 2 * math.pi, 33, dtype=torch.float64)
+        turns = torch.linspace(0, 2 * math.pi, 17, dtype=torch.float64)
         wire = centre + 0.05 * (torch.cos(turns)[:, None] * side + torch.sin(turns)[:, None] * up)
         field = torch.zeros_like(place)
         for start, stop in pairwise(wire):

@@ -19,10 +19,11 @@ from cyclopts import Parameter
 from paradia.cli.job import versions
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
-from paradia.errors import GeometryError, InputError
+from paradia.errors import FileError, GeometryError, InputError
 from paradia.io.acquisition import Acquisition, geometry
+from paradia.io.coils import holds_coils
 from paradia.io.derivatives import OUTPUTS, save_map
-from paradia.io.loose import from_files
+from paradia.io.loose import Coils, coils_from_files, from_files
 from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
 from paradia.io.sidecar import direction, sidecar_of
 from paradia.pipeline.execute import execute
@@ -32,6 +33,12 @@ from paradia.registry import Method, load, stage
 
 RAW = ("magnitude", "phase")
 """Data that come from the scanner and are converted on the way in."""
+
+COILS = "coil_images"
+"""Data that are read from files of magnitude and phase, and made complex."""
+
+NOISE = "coil_noise"
+"""A matrix, not an image."""
 
 GEOMETRY = ("grid", "scan")
 """Data that are not images."""
@@ -58,10 +65,10 @@ def options(method: Method) -> list[inspect.Parameter]:
     hints = get_type_hints(method.function)
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = []
-    for name in (name for name in method.takes if name not in GEOMETRY):
-        needed = name in method.needs
+    for name in _images(method):
+        needed = name in method.needs or (name in RAW and COILS in method.needs)
         kind: Any = Files if name in RAW else Path
-        text = f"File of the {_described(name)}."
+        text = _help(name, method)
         parameters.append(
             inspect.Parameter(
                 name,
@@ -99,11 +106,17 @@ def build(
     return command
 
 
+def _images(method: Method) -> list[str]:
+    """List what is read from files; images of coils come as magnitude and phase."""
+    names = [*RAW, *method.takes] if COILS in method.takes else [*method.takes]
+    return [name for name in dict.fromkeys(names) if name not in (*GEOMETRY, COILS)]
+
+
 def _offered(name: str, method: Method) -> bool:
     """Whether a common option means something to a method."""
     if name in ("echo_times", "b0"):
         return "scan" in method.takes
-    return name not in _PHASE or "phase" in method.takes
+    return name not in _PHASE or "phase" in _images(method)
 
 
 def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
@@ -146,7 +159,13 @@ def read_board(method: Method, given: dict[str, Any], extra: tuple[str, ...] = (
     """Put the data that were given on a board, also some that the method does not take; all images lie on one grid."""
     board: dict[str, Any] = {}
     first: Volumes | None = None
-    if any(given.get(name) for name in RAW):
+    if _given_coils(method, given):
+        coils = _coils(method, given)
+        board |= {COILS: coils.images, "grid": coils.grid, **({"scan": coils.scan} if "scan" in method.takes else {})}
+        first = Volumes(np.empty((1, *coils.grid.shape), np.float32), coils.affine, coils.sources)
+        if coils.nonfinite is not None and method.stage != "combine":
+            board["invalid"] = coils.nonfinite
+    elif any(given.get(name) for name in RAW):
         acquisition = _acquisition(method, given)
         board |= {name: getattr(acquisition, name) for name in RAW if given.get(name)}
         board |= {name: getattr(acquisition, name) for name in GEOMETRY if name in ("grid", *method.takes)}
@@ -156,7 +175,10 @@ def read_board(method: Method, given: dict[str, Any], extra: tuple[str, ...] = (
         if acquisition.nonfinite is not None:
             board["invalid"] = acquisition.nonfinite
     for name in dict.fromkeys((*method.takes, *extra)):
-        if name in board or name in GEOMETRY or given.get(name) is None:
+        if name in board or name in (*GEOMETRY, *RAW, COILS) or given.get(name) is None:
+            continue
+        if name == NOISE:
+            board[name] = _covariance(given[name])
             continue
         volumes = read(given[name])
         check_same_grid(first or volumes, volumes)
@@ -198,12 +220,45 @@ def _acquisition(method: Method, given: dict[str, Any]) -> Acquisition:
     )
 
 
+def _given_coils(method: Method, given: dict[str, Any]) -> bool:
+    """Tell whether the files given are images of single coils."""
+    if COILS not in method.takes:
+        return False
+    return COILS in method.needs or any(holds_coils(given.get(name) or ()) for name in RAW)
+
+
+def _coils(method: Method, given: dict[str, Any]) -> Coils:
+    return coils_from_files(
+        given.get("magnitude"),
+        given.get("phase"),
+        echo_times=given.get("echo_times"),
+        b0=given.get("b0"),
+        b0_dir=given.get("b0_dir"),
+        phase_units=given.get("phase_units"),
+        flip_sign=bool(given.get("flip_sign")),
+        need_scan="scan" in method.takes,
+    )
+
+
+def _covariance(path: Path) -> torch.Tensor:
+    """Read the covariance of the coils' noise, which is no image."""
+    try:
+        matrix = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise FileError(f"there is no file {path}. Check the path.") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise FileError(f"{path} is no NumPy file. Save the covariance with numpy.save, as a .npy file.") from error
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.dtype.kind not in "fciu":
+        raise InputError(f"{path} holds no square matrix. Give the covariance of the coils' noise, complex, (coil, coil).")
+    return torch.from_numpy(matrix.astype(np.complex64))
+
+
 def paths_of(method: Method, given: dict[str, Any]) -> list[Path]:
     """List the files that were given."""
     paths: list[Path] = []
-    for name in method.takes:
+    for name in _images(method):
         value = given.get(name)
-        if name not in GEOMETRY and value is not None:
+        if value is not None:
             paths += value if isinstance(value, list) else [value]
     return paths
 
@@ -220,6 +275,14 @@ def _described(name: str) -> str:
         return name.replace("_", " ")
     described, units = OUTPUTS[name].description, OUTPUTS[name].units
     return described if units in ("1", "arbitrary") else f"{described}, {units}"
+
+
+def _help(name: str, method: Method) -> str:
+    """Say what an option takes."""
+    if name == NOISE:
+        return "NumPy file (.npy) of the covariance of the coils' noise, complex, (coil, coil)."
+    coils = " For single coils: one file (x, y, z, echo, coil), or one an echo with the coil last." if COILS in method.takes else ""
+    return f"File of the {_described(name)}.{coils if name in RAW else ''}"
 
 
 _OUT = "NIfTI file for the result; further results are written beside it, their names appended."

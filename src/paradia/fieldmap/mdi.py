@@ -102,10 +102,11 @@ def mdi(
 
     Notes
     -----
-    Published is the estimate from neighbouring echoes; it wastes most of what late echoes know. The longer baselines are this
-    project's: they join one after the other, each within reach of the estimate so far, and the sum over all of them is the maximum
-    of the likelihood for a phase offset that is free in every voxel and coil. Its noise is the Cramér–Rao bound of that; methods
-    that know the offset to be smooth have half of it, but need combined coils.
+    Published is the estimate from neighbouring echoes, whose noise nearly cancels but for the first and the last echo. The longer
+    baselines are this project's: they join one after the other, each within reach of the estimate so far, and the sum over all
+    of them is the maximum of the likelihood for a phase offset that is free in every voxel and coil. Its noise, a tenth to a fifth
+    below the published estimate's, is the Cramér–Rao bound of that; methods that know the offset to be smooth have half of it, but
+    need combined coils.
 
     The estimate wraps at half a turn per echo spacing (per two, where bipolar). The field is unwrapped in space, and each piece of
     the mask is shifted so that its median lies nearest to zero.

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from paradia.errors import GeometryError, InputError, MetadataError, PhaseError
+from paradia.grid import Grid
 from paradia.io.acquisition import Acquisition, clean_magnitude, complex_to_polar, geometry, load_mask, merge_nonfinite
+from paradia.io.coils import read_coils
 from paradia.io.nifti import Volumes, as_paths, check_same_grid, read
 from paradia.io.phase import to_radians
 from paradia.io.sidecar import direction, scan_from, sidecar_of, stem
@@ -106,6 +110,76 @@ def from_files(
     if mask is None:
         return acquisition
     return replace(acquisition, mask=load_mask(Path(mask), acquisition), sources=(*acquisition.sources, Path(mask)))
+
+
+class Coils(NamedTuple):
+    """Images of single coils, and what is needed to understand them."""
+
+    images: Tensor
+    """Complex, (echo, coil, x, y, z), with a phase that grows with the field."""
+    grid: Grid
+    scan: Scan
+    affine: NDArray[np.float64]
+    """4×4 matrix from voxel indices to scanner coordinates, mm."""
+    sources: tuple[Path, ...]
+    notes: tuple[str, ...]
+    """A sentence for every conversion and assumption."""
+    nonfinite: Tensor | None
+    """Where a file held NaN or Inf, now zero, (x, y, z)."""
+
+
+def coils_from_files(
+    magnitude: Paths,
+    phase: Paths,
+    *,
+    echo_times: Sequence[float] | None = None,
+    b0: float | None = None,
+    b0_dir: Sequence[float] | None = None,
+    phase_units: str | None = None,
+    flip_sign: bool = False,
+    need_scan: bool = True,
+) -> Coils:
+    """Read the images of single coils and convert them to the project's units and signs.
+
+    Parameters
+    ----------
+    magnitude, phase
+        One 5-D file (x, y, z, echo, coil), or one 4-D file an echo with the coil last, in order.
+    echo_times, b0, b0_dir, phase_units, flip_sign, need_scan
+        As of `from_files`.
+
+    Raises
+    ------
+    PhaseError
+        There is no phase, it is constant, or its encoding cannot be told.
+    GeometryError, MetadataError, FileError, InputError
+        As the readers of each part say.
+    """
+    given = {"magnitude": as_paths(magnitude), "phase": as_paths(phase)}
+    for kind, files in given.items():
+        if not files:
+            raise PhaseError(f"there is no {kind}: images of single coils need magnitude and phase. Export both from the scanner.")
+    read_in = {kind: read_coils(files) for kind, files in given.items()}
+    (first, echoes), (angles, others) = read_in["magnitude"], read_in["phase"]
+    parts = {"magnitude": first, "phase": angles}
+    if echoes != others:
+        raise GeometryError(f"{angles.label} holds {others} echoes, but {first.label} holds {echoes}. Give both of the same echoes.")
+    _check_pair(first, angles)
+    sidecars, phase_sidecar = _sidecars({kind: given.get(kind, ()) for kind in _KINDS}, None)
+    if need_scan:
+        scan, scan_notes = scan_from(sidecars, first.label, echoes, echo_times=echo_times, b0=b0)
+    else:
+        scan, scan_notes = Scan(tuple(np.linspace(1e-3, 0.1, echoes))), ()
+    stated = b0_dir if b0_dir is not None else direction(sidecars[0], first.label)
+    grid, where = geometry(first, stated, "as stated" if b0_dir is not None else "from B0_dir")
+    bad, bad_notes = merge_nonfinite(first, angles)
+    strength, strength_notes = _magnitude(parts, first)
+    angle, phase_notes = _phase(parts, first, phase_units, phase_sidecar, flip_sign)
+    images = torch.polar(torch.from_numpy(strength), torch.from_numpy(angle)).unflatten(0, (echoes, -1))
+    if bad is not None:
+        images[:, :, bad] = 0
+    notes = (*phase_notes, *strength_notes, *bad_notes, *scan_notes, where)
+    return Coils(images, grid, scan, first.affine, (*given["magnitude"], *given["phase"]), notes, bad)
 
 
 _KINDS = ("magnitude", "phase", "real", "imaginary")

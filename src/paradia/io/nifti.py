@@ -157,14 +157,36 @@ def nonfinite(data: NDArray) -> NDArray[np.bool_]:
 
 
 def _read_one(path: Path) -> Volumes:
-    image = _parse(path, _bytes(path))
-    shape = tuple(int(n) for n in image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
+    image = open_image(path)
+    shape = axes_of(image)
     shape = (*shape[:3], *(n for n in shape[3:] if n != 1))
     if len(shape) not in (3, 4) or 0 in shape:
-        coils = " Are these single coils? Combine them first." if len(shape) > 4 else ""
+        coils = " Are these single coils? Combine them first, with paradia combine." if len(shape) > 4 else ""
         raise GeometryError(f"{path} has shape {image.shape}; an image has three axes, or four with the echo last.{coils}")
+    return volumes_of(path, image, shape if len(shape) == 4 else (*shape, 1))
+
+
+def open_image(path: Path) -> nib.Nifti1Image:
+    """Open a file whose bytes are all there.
+
+    Raises
+    ------
+    FileError
+        The file is missing, truncated, corrupt or no NIfTI file.
+    """
+    return _parse(path, _bytes(path))
+
+
+def axes_of(image: nib.Nifti1Image) -> tuple[int, ...]:
+    """Return the shape of an image without trailing axes of one."""
+    axes = tuple(int(n) for n in image.shape)
+    while len(axes) > 3 and axes[-1] == 1:
+        axes = axes[:-1]
+    return axes
+
+
+def volumes_of(path: Path, image: nib.Nifti1Image, shape: tuple[int, ...]) -> Volumes:
+    """Take the values out of an image as a row of volumes, the last axis running fastest."""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
@@ -175,8 +197,8 @@ def _read_one(path: Path) -> Volumes:
     affine[:3] *= TO_MM.get(_unit(image), 1.0)
     _check_affine(path, affine)
     oriented = bool(image.header["qform_code"] > 0 or image.header["sform_code"] > 0)
-    data = data[..., None] if data.ndim == 3 else data
-    return Volumes(np.ascontiguousarray(np.moveaxis(data, 3, 0), dtype=np.float32), affine, (path,), oriented)
+    rows = np.moveaxis(data, range(3, data.ndim), range(data.ndim - 3)).reshape(-1, *shape[:3])
+    return Volumes(np.ascontiguousarray(rows, dtype=np.float32), affine, (path,), oriented)
 
 
 def _bytes(path: Path) -> bytes:
