@@ -32,6 +32,7 @@ def phantom(seed: int, calcified: bool = True):
         labels[20:24, 15:18, 19:22] = 16
     mask = gaussian_filter(random.standard_normal(SHAPE), 4) > -0.03
     mask[18:26, 13:20, 17:24] = True
+    mask[:, :3], mask[:, 30:] = False, False  # the mask reaches two faces of the volume only in part
     truth = random.uniform(-0.1, 0.15, 17)[labels] + 0.01 * random.standard_normal(SHAPE)
     truth[labels == 16] = -2.0
     estimate = 0.85 * truth + 0.03 * random.standard_normal(SHAPE) + 0.01

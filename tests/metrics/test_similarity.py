@@ -45,9 +45,12 @@ def test_hfen_far_from_the_mask_does_not_count(generator):
     assert hfen(truth + 3, truth, mask) == pytest.approx(0, abs=1e-2)  # a constant has no detail, but for the sampling of the kernel
 
 
+@pytest.mark.parametrize("first", [0, 9])
 @pytest.mark.parametrize("peak", [None, 0.7])
-def test_ssim_is_scikit_images(pair, peak):
+def test_ssim_is_scikit_images(pair, peak, first):
     estimate, truth, mask = pair
+    mask = mask.clone()
+    mask[:first] = False
     a, b = (np.where(mask, image.double(), 0) for image in (estimate, truth))
     lowest = min(a[mask].min(), b[mask].min())
     top = peak or max(a[mask].max(), b[mask].max()) - lowest

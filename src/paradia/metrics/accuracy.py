@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from paradia.errors import MaskError
+from paradia.metrics._filters import around
 from paradia.types import Mask, Volume
 
 XSIM_WINDOW = 5
@@ -82,13 +83,14 @@ def xsim(estimate: Volume, truth: Volume, mask: Mask) -> float:
     Milovic C, et al. Magn Reson Med 2025;93(1):411-421. doi:10.1002/mrm.30271.
     """
     _inside(estimate, truth, mask)
-    a, b = estimate.double(), truth.double()
+    box = around(mask, XSIM_WINDOW // 2)  # beyond, nothing reaches into the mask
+    a, b = estimate[box].double(), truth[box].double()
     mean_a, mean_b = _local_mean(a), _local_mean(b)
     var_a, var_b = _local_mean(a * a) - mean_a**2, _local_mean(b * b) - mean_b**2
     covariance = _local_mean(a * b) - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + XSIM_C1) / (mean_a**2 + mean_b**2 + XSIM_C1)
     structure = (2 * covariance + XSIM_C2) / (var_a + var_b + XSIM_C2)
-    return float((luminance * structure)[mask].mean())
+    return float((luminance * structure)[mask[box]].mean())
 
 
 def region_means(image: Volume, labels: Int[Tensor, "x y z"], mask: Mask | None = None) -> dict[int, float]:

@@ -77,6 +77,8 @@ def ssim(estimate: Volume, truth: Volume, mask: Mask, *, peak: float | None = No
     Wang Z, et al. IEEE Trans Image Process 2004;13(4):600-612. doi:10.1109/TIP.2003.819861.
     """
     _check(mask)
+    box = around(mask, SSIM_WINDOW // 2)  # beyond, nothing reaches into the mask
+    estimate, truth, mask = estimate[box], truth[box], mask[box]
     a, b = estimate.double() * mask, truth.double() * mask
     lowest = torch.minimum(a[mask].min(), b[mask].min())
     a, b = a - lowest, b - lowest
