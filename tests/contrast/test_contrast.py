@@ -157,7 +157,7 @@ def test_clearswi_evens_out_the_coils(case):
     x = torch.linspace(0.5, 1.5, case.grid.shape[0])[:, None, None]
     board = case.board(torch.zeros_like(case.field), magnitude=case.magnitude * x)
     spread = {s: float((i := run("clearswi", board, sensitivity=s, softplus=False)[0][case.mask]).std() / i.mean()) for s in (0.0, 12.0)}
-    assert spread[12.0] < 0.6 * spread[0.0]
+    assert spread[12.0] < 0.75 * spread[0.0]
 
 
 def test_swi_mask_is_the_formula_of_haacke(case):
