@@ -121,6 +121,12 @@ def test_background_costs_nothing_and_noise_counts_one(stage):
     nothing = torch.zeros(grid.shape)
     misfit, _ = measure({"local_field": nothing, "chi": nothing})
     assert misfit == pytest.approx(1, abs=0.03)
+    spike = torch.zeros(grid.shape)
+    spike[20, 18, 15] = 1
+    left = (spike - measure.mean(spike)).square().sum().sqrt()
+    assert measure.gain == pytest.approx(float(left), rel=1e-4), "what white noise becomes"
+    unscaled, _ = _Measure(_Named(stage), {k: v for k, v in board.items() if k != "noise"}, 1)({"local_field": nothing, "chi": nothing})
+    assert misfit == pytest.approx(unscaled / 0.02 / measure.gain, rel=1e-4)
 
 
 class _Named:
