@@ -11,6 +11,7 @@ COMMANDS = {
     "run": "Map every subject of a BIDS data set (a BIDS App).",
     "qsm": "Map one scan from loose NIfTI files.",
     "compare": "Compare several methods on one subject: a table, a picture, the maps.",
+    "cosmos": "Map one head from scans in several orientations.",
     "demo": "Simulate a small head, map it, and say how far the maps are from the truth.",
     "methods": "List what each stage can be done with.",
     "qsmci": "Run a step between folders of the QSM-CI benchmark, or write the folder that submits it there.",

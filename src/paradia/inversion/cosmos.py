@@ -90,7 +90,7 @@ def cosmos(
     ----------
     Liu T, Spincemaille P, de Rochefort L, Kressler B, Wang Y. Magn Reson Med 2009;61:196-204. doi:10.1002/mrm.21828.
     """
-    _check(local_field, grid, directions, noise)
+    _check(local_field, directions, noise)
     window = Window.around(mask, grid, MARGIN, local_field=local_field, noise=noise)
     kernels = torch.stack([dipole_kernel(turned).to(local_field) for turned in _turned(window.grid, directions)])
     fields = window.take(local_field * mask)
@@ -122,7 +122,7 @@ def cosmos(
     return window.put(chi.unflatten(0, fields.shape[:-4]) if fields.ndim > 4 else chi[0])
 
 
-def _check(fields: Tensor, grid: Grid, directions: Tensor, noise: Tensor | None) -> None:
+def _check(fields: Tensor, directions: Tensor, noise: Tensor | None) -> None:
     count = len(directions)
     if count < 2:
         raise InputError(f"cosmos needs two or more orientations, got {count}. With one, take another inversion such as l1bayes.")

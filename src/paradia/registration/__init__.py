@@ -1,1 +1,1 @@
-"""Rigid registration of images to each other."""
+"""Registration: bringing images of one head into one space."""

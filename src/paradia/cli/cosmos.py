@@ -1,0 +1,201 @@
+"""``paradia cosmos``: one χ from scans of a head in several orientations."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from cyclopts import Parameter
+from numpy.typing import NDArray
+from torch import Tensor
+
+from paradia.cli.job import versions
+from paradia.cli.plan import pick_device
+from paradia.cli.progress import Progress
+from paradia.errors import InputError, MaskError
+from paradia.grid import Grid
+from paradia.io.acquisition import geometry
+from paradia.io.derivatives import save_map
+from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
+from paradia.io.sidecar import direction, sidecar_of
+from paradia.registration.resample import resample
+from paradia.registration.rigid import Rigid, rigid
+from paradia.registry import load
+
+Files = Annotated[list[Path], Parameter(consume_multiple=True)]
+
+INSIDE = 0.99
+"""Share of a voxel that must come from inside a mask after it was turned."""
+
+
+@dataclass
+class _Orientation:
+    """One scan, as it was given."""
+
+    field: Tensor
+    mask: Tensor
+    magnitude: Tensor
+    noise: Tensor | None
+    grid: Grid
+    affine: NDArray[np.float64]
+
+
+def cosmos(
+    out: Path,
+    /,
+    *,
+    field: Files,
+    mask: Files,
+    magnitude: Files,
+    noise: Files | None = None,
+    background: str | None = None,
+    registered: bool = False,
+    weight: float | None = None,
+    device: str = "auto",
+) -> int:
+    """Map one head that was scanned in several orientations, the images registered on the way.
+
+    Every scan is laid on the first by a rigid registration of the magnitudes, and the directions of B0 turn along.
+
+    Parameters
+    ----------
+    out
+        NIfTI file for χ, on the grid of the first scan.
+    field
+        Local fields, ppm, one file an orientation; total fields with --background.
+    mask
+        Masks, in the same order.
+    magnitude
+        Magnitudes, in the same order; of a 4-D file the volumes' root mean square is taken.
+    noise
+        Standard deviations of the fields, ppm, in the same order.
+    background
+        The fields are total fields: remove the background of each by this method first, such as joint or vsharp.
+    registered
+        The images are all on one grid already; their sidecars then must tell the direction of B0 (B0_dir).
+    weight
+        As in ``paradia inversion cosmos``.
+    device
+        cpu, cuda, cuda:1, or auto for the best there is.
+    """
+    if not out.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"the result is a NIfTI file, got {out}. Give a name that ends in .nii.gz.")
+    counts = {"field": len(field), "mask": len(mask), "magnitude": len(magnitude)} | ({"noise": len(noise)} if noise else {})
+    if len(set(counts.values())) != 1 or len(field) < 2:
+        raise InputError(f"give two or more orientations and one file of each kind for every one, got {counts}.")
+    sources = [*field, *mask, *magnitude, *(noise or [])]
+    if out.resolve() in {path.resolve() for path in sources}:
+        raise InputError(f"the input {out} would be overwritten. Give another name for the result.")
+    place = pick_device(device)
+    knobs = {} if weight is None else {"weight": weight}
+    with Progress() as progress:
+        scans = [_read(*paths, told=registered) for paths in zip(field, mask, magnitude, _optional(noise, len(field)), strict=True)]
+        if background is not None:
+            scans = [_local(scan, background, place) for scan in scans]
+            progress.done(f"background removed by {background}")
+        first = scans[0]
+        motions = [Rigid(np.eye(4)) if registered else _motion(first, scan) for scan in scans]
+        for path, motion in zip(field, motions, strict=True):
+            progress.done(f"{path.name}: turned by {motion.angle:.1f}°")
+        fields, common, noises, directions = _together(first, scans, motions)
+        chi = load("inversion", "cosmos").function(
+            fields.to(place), common.to(place), first.grid, directions.to(place), None if noises is None else noises.to(place), **knobs
+        )
+        sidecar = {
+            "EstimationAlgorithm": "inversion/cosmos",
+            "Parameters": {**knobs, "background": background, "registered": registered},
+            "DOI": load("inversion", "cosmos").cite,
+            "Sources": [str(path) for path in sources],
+            "B0_dirs": directions.tolist(),
+            "RotationAngles": [motion.angle for motion in motions],
+            "Command": shlex.join(["paradia", *sys.argv[1:]]),
+            "SoftwareVersions": versions(),
+        }
+        save_map(out, "chi", chi.cpu(), first.affine, sidecar)
+        progress.done(str(out))
+    return 0
+
+
+def _read(field: Path, mask: Path, magnitude: Path, noise: Path | None, *, told: bool) -> _Orientation:
+    """Read the images of one scan, which lie on one grid."""
+    lead = read(field)
+    others = [read(path) for path in (mask, magnitude, *([noise] if noise else []))]
+    for other in others:
+        check_same_grid(lead, other)
+    b0_dir = direction(sidecar_of(field), lead.label)
+    if told and b0_dir is None:
+        raise InputError(f"{field} is said to be registered, but nothing beside it tells where B0 pointed. Write B0_dir into its JSON.")
+    grid = geometry(lead, b0_dir)[0]
+    inside = torch.from_numpy(others[0].data[0] > 0)
+    for volumes in (lead, *others[1:]):
+        inside &= torch.from_numpy(~nonfinite(volumes.data))
+    if not bool(inside.any()):
+        raise MaskError(f"the mask {mask} is empty. Give another mask.")
+    return _Orientation(
+        _clean(lead)[0] * inside,
+        inside,
+        _clean(others[1]).square().mean(0).sqrt() * inside,
+        _clean(others[2])[0] * inside if noise else None,
+        grid,
+        lead.affine,
+    )
+
+
+def _optional(files: list[Path] | None, count: int) -> list[Path | None]:
+    return [*files] if files else [None] * count
+
+
+def _clean(volumes: Volumes) -> Tensor:
+    return torch.from_numpy(np.nan_to_num(volumes.data, posinf=0.0, neginf=0.0))
+
+
+def _local(scan: _Orientation, background: str, place: str) -> _Orientation:
+    """Remove the background field of one scan."""
+    method = load("background", background)
+    board = {"total_field": scan.field, "mask": scan.mask, "noise": scan.noise, "grid": scan.grid, "magnitude": scan.magnitude[None]}
+    data = {name: board.get(name) for name in method.takes if name in method.needs or board.get(name) is not None}
+    result = method.function(**{name: v.to(place) if isinstance(v, Tensor) else v for name, v in data.items()})
+    local, mask = result.local_field.cpu(), result.mask.cpu()
+    return _Orientation(local, mask, scan.magnitude, scan.noise, scan.grid, scan.affine)
+
+
+def _motion(first: _Orientation, scan: _Orientation) -> Rigid:
+    """Find how the head moved since the first scan."""
+    if scan is first:
+        return Rigid(np.eye(4))
+    return rigid(first.magnitude, first.affine, scan.magnitude, scan.affine)
+
+
+def _together(first: _Orientation, scans: list[_Orientation], motions: list[Rigid]) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Lay all scans on the first: fields, the mask they share, noises, and the directions of B0 in its array axes."""
+    shape, onto = first.grid.shape, first.affine
+    fields, noises, directions = [], [], []
+    common = torch.ones(shape, dtype=torch.bool)
+    for scan, motion in zip(scans, motions, strict=True):
+        if scan is first or (np.allclose(motion.matrix, np.eye(4)) and np.allclose(scan.affine, onto)):
+            field, noise, inside = scan.field, scan.noise, scan.mask
+        else:
+            at = (scan.affine, shape, onto, motion.matrix)
+            field = resample(scan.field, *at, mask=scan.mask)
+            noise = None if scan.noise is None else resample(scan.noise, *at, mask=scan.mask, order=1)
+            inside = resample(scan.mask.float(), *at, order=1) > INSIDE
+        common &= inside
+        fields.append(field)
+        noises.append(noise)
+        world = _axes(scan.affine) @ np.array(scan.grid.b0_dir)
+        directions.append(_axes(onto).T @ motion.turn(world))
+    if not bool(common.any()):
+        raise MaskError("the masks share no voxel after registration. Check the images, or register them beforehand (--registered).")
+    kept = None if any(noise is None for noise in noises) else torch.stack([noise for noise in noises if noise is not None]) * common
+    return torch.stack(fields) * common, common, kept, torch.from_numpy(np.array(directions)).float()
+
+
+def _axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the unit vectors of the array's axes in the world, in columns."""
+    matrix = affine[:3, :3]
+    return matrix / np.linalg.norm(matrix, axis=0)

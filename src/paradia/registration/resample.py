@@ -1,0 +1,57 @@
+"""Images on another grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy.ndimage import affine_transform, distance_transform_edt
+
+from paradia.types import Mask, Volume
+
+
+def resample(
+    image: Volume,
+    affine: ArrayLike,
+    shape: Sequence[int],
+    onto: ArrayLike,
+    motion: ArrayLike | None = None,
+    *,
+    mask: Mask | None = None,
+    order: int = 3,
+) -> Volume:
+    """Sample an image on another grid, after a rigid motion.
+
+    Parameters
+    ----------
+    image
+        What to sample.
+    affine
+        Its 4×4 matrix from voxel indices to the world, mm.
+    shape
+        Voxels of the other grid.
+    onto
+        Its matrix.
+    motion
+        4×4 matrix from the world of the other grid to that of the image: `Rigid.matrix`. Without it both are one.
+    mask
+        Voxels of the image that hold; the rest is filled with the nearest of them first, so that the border of the mask
+        does not ring.
+    order
+        Of the spline: 0 nearest, 1 linear, 3 cubic.
+
+    Returns
+    -------
+    Volume
+        On the other grid, zero where the image does not reach.
+    """
+    world = np.eye(4) if motion is None else np.asarray(motion, dtype=float)
+    index = np.linalg.inv(np.asarray(affine, dtype=float)) @ world @ np.asarray(onto, dtype=float)
+    data = image.detach().cpu().numpy()
+    if mask is not None:
+        nearest = distance_transform_edt(~mask.cpu().numpy(), return_distances=False, return_indices=True)
+        data = data[tuple(nearest)]
+    found = affine_transform(data, index[:3, :3], index[:3, 3], output_shape=tuple(shape), order=order, mode="constant")
+    return torch.from_numpy(found).to(image)

@@ -1,0 +1,109 @@
+"""``paradia cosmos`` from files to χ, on a head that was really turned."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from paradia.cli import main
+from paradia.fft import crop, fast_shape, pad
+from paradia.grid import Grid
+from paradia.io.nifti import read, write
+from paradia.metrics.accuracy import correlation, slope
+from paradia.operators.dipole import Dipole
+from paradia.simulate.head import head
+
+SHAPE, VOXEL = (54, 65, 52), (3.5, 3.4, 3.6)
+TURNS = [(0, 0, 0), (22, 0, 5), (-8, 20, 0), (0, -24, -6)]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """A head whose anatomy itself is turned before it is sampled: fields are those of the turned χ under B0 along z."""
+    folder = tmp_path_factory.mktemp("orientations")
+    affine = np.diag([*VOXEL, 1.0])
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(SHAPE) - 1) / 2
+    truth = head(Grid(SHAPE, VOXEL), seed=2, texture_strength=0.5)
+    grid = Grid(SHAPE, VOXEL)
+    magnitude = truth.magnitude0 * torch.exp(-0.015 * truth.r2star)
+    from paradia.registration.resample import resample
+
+    names = {kind: [] for kind in ("field", "mask", "magnitude", "noise")}
+    for number, angles in enumerate(TURNS):
+        motion = np.eye(4)  # from the turned head's world to the first's: the image of the turned head is read through it
+        motion[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix().T
+        motion[:3, 3] = (0, 0, 0) if number == 0 else (2.0, -3.0, 1.0)
+
+        def turned(image, order=3, motion=motion):
+            return resample(image, affine, SHAPE, affine, motion, order=order)
+
+        mask = turned(truth.mask.float(), 1) > 0.5
+        wide = fast_shape(SHAPE, SHAPE)
+        local = crop(Dipole(grid.with_shape(wide))(pad(turned(truth.chi * truth.mask, 1), wide)), SHAPE)
+        generator = torch.Generator().manual_seed(number)
+        local = (local + 0.001 * torch.randn(SHAPE, generator=generator)) * mask
+        bright = turned(magnitude * truth.mask, 1).clamp_min(0) * mask
+        for kind, image in (("field", local), ("mask", mask.float()), ("magnitude", bright), ("noise", 0.001 * mask)):
+            path = folder / f"{kind}{number}.nii.gz"
+            write(path, image.float().numpy(), affine)
+            names[kind].append(str(path))
+    return names, truth, folder
+
+
+def command(names, out, *extra):
+    options = [part for kind in ("field", "mask", "magnitude") for part in (f"--{kind}", *names[kind])]
+    return main(["cosmos", str(out), *options, *extra])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [False, True])
+def test_turned_scans_give_the_truth(scans, tmp_path, noise):
+    names, truth, _ = scans
+    out = tmp_path / "chi.nii.gz"
+    assert command(names, out, *(["--noise", *names["noise"]] if noise else [])) == 0
+    chi = torch.from_numpy(read(out).data[0])
+    inside = (chi != 0) & truth.mask
+    assert inside.sum() > 0.85 * truth.mask.sum()
+    assert correlation(chi, truth.chi, inside) > 0.9
+    assert abs(slope(chi, truth.chi, inside) - 1) < 0.15
+    told = json.loads((tmp_path / "chi.json").read_text())
+    for angles, direction, angle in zip(TURNS, told["B0_dirs"], told["RotationAngles"], strict=True):
+        turn = Rotation.from_euler("xyz", angles, degrees=True)
+        expected = turn.inv().apply([0, 0, 1])  # scipy's rotation of the field's direction into the head
+        assert np.degrees(np.arccos(min(1.0, float(np.dot(expected, direction))))) < 0.5
+        assert abs(angle - np.degrees(turn.magnitude())) < 0.5
+
+
+def test_registered_scans_take_their_directions_from_the_sidecars(scans, tmp_path):
+    """The same head under fields of other directions needs no registration."""
+    names, truth, _ = scans
+    affine = read(names["field"][0]).affine
+    grid = Grid(SHAPE, VOXEL)
+    given = {"field": [], "mask": names["mask"][:1] * 3, "magnitude": names["magnitude"][:1] * 3}
+    mask = torch.from_numpy(read(names["mask"][0]).data[0] > 0)
+    for number, b0 in enumerate([(0, 0, 1), (0.5, 0, 0.8), (0, -0.5, 0.8)]):
+        wide = fast_shape(SHAPE, SHAPE)
+        local = crop(Dipole(Grid(wide, VOXEL, b0))(pad(truth.chi * mask, wide)), SHAPE) * mask
+        path = tmp_path / f"field{number}.nii.gz"
+        write(path, local.numpy(), affine)
+        path.with_name(f"field{number}.json").write_text(json.dumps({"B0_dir": list(grid.b0_dir if number == 0 else b0)}))
+        given["field"].append(str(path))
+    out = tmp_path / "chi.nii.gz"
+    assert command(given, out, "--registered") == 0
+    chi = torch.from_numpy(read(out).data[0])
+    assert correlation(chi, truth.chi, mask) > 0.95
+
+
+def test_what_does_not_fit_is_told(scans, tmp_path, capsys):
+    names, _, _ = scans
+    fewer = {**names, "mask": names["mask"][:2]}
+    assert command(fewer, tmp_path / "chi.nii.gz") == 2
+    assert "one file of each kind" in capsys.readouterr().err
+    assert command(names, tmp_path / "chi.png") == 2
+    assert "ends in .nii.gz" in capsys.readouterr().err
+    assert command(names, tmp_path / "chi.nii.gz", "--registered") == 2
+    assert "nothing beside it tells where B0 pointed" in capsys.readouterr().err
+    assert command(names, names["field"][0]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
