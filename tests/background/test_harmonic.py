@@ -214,3 +214,18 @@ def test_progress_and_limits_are_told(method, mask, field):
     with pytest.warns(ConvergenceWarning, match=f"{method.__name__} stopped after 2 iterations"):
         method(field, mask, GRID, max_iter=2, tol=1e-9, callback=lambda i, _: told.append(i))
     assert told == ([1, 2, 1, 2] if method is ismv else [1, 2])
+
+
+@pytest.mark.filterwarnings("ignore::paradia.errors.ConvergenceWarning")
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_are_those_of_the_linear_map(name, generator):
+    """What backpropagation says of a change of the field, and the change that it makes."""
+    grid = Grid((14, 13, 12), (2.0, 2.4, 3.0))
+    mask = torch.zeros(grid.shape, dtype=torch.bool)
+    mask[1:-1, 1:-1, 1:-1] = True
+    field, change, weights = (torch.randn(grid.shape, generator=generator, dtype=torch.float64) for _ in range(3))
+    field.requires_grad_()
+    (METHODS[name](field, mask, grid).local_field * weights).sum().backward()
+    with torch.no_grad():
+        moved = METHODS[name](field + change, mask, grid).local_field - METHODS[name](field, mask, grid).local_field
+    torch.testing.assert_close((field.grad * change).sum(), (moved * weights).sum(), rtol=1e-6, atol=1e-6)

@@ -48,10 +48,10 @@ def continued(
     places = known.flatten().nonzero()[:, 0]
     softness = torch.where(stiffness > 0, 1 / stiffness, 0.0)
     softness[0, 0, 0] = 0.0
-    layer = torch.zeros_like(field)
+    nothing = torch.zeros_like(field).flatten()
 
     def potential(sources: Tensor) -> Tensor:
-        layer.view(-1)[places] = sources
+        layer = nothing.index_put((places,), sources).view(field.shape)
         return irfftn(rfftn(layer).mul_(softness), field.shape)
 
     def system(sources: Tensor) -> Tensor:
