@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,12 +25,12 @@ class Variation:
     grid
         Where the images live.
     limit
-        :math:`w/\rho`.
+        :math:`w/\rho`; one for all, or a volume for each axis. May be changed between steps.
     like
         A tensor of the device and precision to use.
     """
 
-    def __init__(self, grid: Grid, limit: float, like: Tensor) -> None:
+    def __init__(self, grid: Grid, limit: float | Sequence[Tensor], like: Tensor) -> None:
         self.voxel_size = grid.voxel_size
         self.limit = limit
         self.dual = [like.new_zeros(grid.shape) for _ in range(3)]
@@ -38,13 +40,25 @@ class Variation:
         r"""Move the dual to an image and return :math:`\nabla^T u - 2\nabla^T u'`."""
         divergence = torch.zeros_like(x)
         for axis, (u, size) in enumerate(zip(self.dual, self.voxel_size, strict=True)):
-            last = x.shape[axis] - 1
-            u.sub_(x, alpha=1 / size)
-            u.narrow(axis, 0, last).add_(x.narrow(axis, 1, last), alpha=1 / size)
-            u.narrow(axis, last, 1).add_(x.narrow(axis, 0, 1), alpha=1 / size)
-            u.clamp_(-self.limit, self.limit)
-            divergence.sub_(u, alpha=1 / size)
-            divergence.narrow(axis, 1, last).add_(u.narrow(axis, 0, last), alpha=1 / size)
-            divergence.narrow(axis, 0, 1).add_(u.narrow(axis, last, 1), alpha=1 / size)
+            add_slope(u, x, axis, 1 / size)
+            limit = self.limit if isinstance(self.limit, float) else self.limit[axis]
+            u.clamp_(-limit, limit)  # type: ignore[arg-type]
+            add_fall(divergence, u, axis, 1 / size)
         before, self.divergence = self.divergence, divergence
         return before.sub_(divergence, alpha=2)
+
+
+def add_slope(out: Tensor, x: Tensor, axis: int, scale: float) -> None:
+    """Add the scaled difference to the next voxel along an axis, the last voxel's next being the first."""
+    last = x.shape[axis] - 1
+    out.sub_(x, alpha=scale)
+    out.narrow(axis, 0, last).add_(x.narrow(axis, 1, last), alpha=scale)
+    out.narrow(axis, last, 1).add_(x.narrow(axis, 0, 1), alpha=scale)
+
+
+def add_fall(out: Tensor, u: Tensor, axis: int, scale: float) -> None:
+    """Add the scaled difference from the voxel before along an axis, negated: the adjoint of `add_slope`."""
+    last = u.shape[axis] - 1
+    out.sub_(u, alpha=scale)
+    out.narrow(axis, 1, last).add_(u.narrow(axis, 0, last), alpha=scale)
+    out.narrow(axis, 0, 1).add_(u.narrow(axis, last, 1), alpha=scale)

@@ -19,6 +19,7 @@ def admm(
     max_iter: int = 100,
     tol: float = 1e-3,
     callback: Callback | None = None,
+    change: Callable[[Tensor, Tensor], float] | None = None,
 ) -> Solution:
     r"""Minimise :math:`\sum_i g_i(K_i x)` by splitting off :math:`z_i = K_i x`.
 
@@ -40,6 +41,8 @@ def admm(
         Stop when :math:`\|x - x_\mathrm{before}\| \le \mathrm{tol}\,\|x\|`.
     callback
         Called as ``callback(iteration, relative_change)``.
+    change
+        Measures the relative change from the new and the former :math:`x`, where plain lengths of x0's space will not do.
 
     Returns
     -------
@@ -58,7 +61,7 @@ def admm(
         for term in terms[1:]:
             pull = pull + term(x)
         before, x = x, solve(pull)
-        relative = relative_change(x, before)
+        relative = (change or relative_change)(x, before)
         if callback is not None:
             callback(iteration, relative)
     return Solution(x, iteration, relative, relative <= tol)
