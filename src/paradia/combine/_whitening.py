@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from paradia.combine._lattice import pool
+from paradia.combine._lattice import length, pool
 from paradia.errors import InputError, ParadiaWarning
 
 BLOCK = 4
@@ -22,6 +22,9 @@ CONTRAST = 0.3
 
 ALIKE = 0.8
 """Correlation of neighbouring voxels above which they are no noise, even of an image that was interpolated."""
+
+SAMPLES = 100_000
+"""Voxels of air that a covariance is told from; more would not make it better."""
 
 ENOUGH = 20
 """Voxels of air for each coil that a covariance needs: its error is then a quarter of a standard deviation."""
@@ -80,7 +83,7 @@ def mix(matrix: Tensor | None, images: Tensor) -> Tensor:
 def _from_air(images: Tensor) -> Tensor | None:
     """Estimate the covariance from blocks without signal; none where there are too few."""
     block = tuple(min(BLOCK, n) for n in images.shape[1:])
-    power = sum(part.real.square() + part.imag.square() for part in images)
+    power = length(images).square()
     level = pool(power[None], block)[0]
     blank = pool((power == 0).to(level)[None], block)[0] > 0  # set to zero by the scanner: no noise is left to tell of
     known = level[~blank].flatten()
@@ -94,20 +97,26 @@ def _from_air(images: Tensor) -> Tensor | None:
     for axis, size in enumerate(block):
         air = air.repeat_interleave(size, axis)
     air = air[: images.shape[1], : images.shape[2], : images.shape[3]]
-    noise = images[:, air]
-    if noise.shape[1] < ENOUGH * images.shape[0] or _correlation(images, air) > ALIKE:
+    flat, places = images.flatten(1), air.flatten().nonzero().squeeze(1)
+    if places.numel() < ENOUGH * images.shape[0]:
+        return None
+    places = places[:: max(1, places.numel() // SAMPLES)]
+    noise = flat.index_select(1, places)
+    if _likeness(flat, air, places, noise) > ALIKE:
         return None
     return noise @ noise.mH / noise.shape[1]
 
 
-def _correlation(images: Tensor, air: Tensor) -> float:
-    """Return how alike neighbouring voxels of the air are, 0 to 1, along the axis where they are least."""
+def _likeness(flat: Tensor, air: Tensor, places: Tensor, noise: Tensor) -> float:
+    """Return how alike voxels of the air and their neighbours are, 0 to 1, along the axis where they are least."""
     least = 1.0
     for axis, n in enumerate(air.shape):
-        both = air.narrow(axis, 0, n - 1) & air.narrow(axis, 1, n - 1)
-        if n < 2 or not both.any():
+        stride = air.stride(axis)
+        inside = (places // stride % n < n - 1).nonzero().squeeze(1)
+        inside = inside[air.flatten().take(places[inside] + stride)]
+        if inside.numel() < ENOUGH:
             continue
-        one, other = (images.narrow(axis + 1, start, n - 1)[:, both] for start in (0, 1))
-        product = (one.conj() * other).sum().abs() / (one.abs().square().sum() * other.abs().square().sum()).sqrt()
+        one, other = noise.index_select(1, inside), flat.index_select(1, places[inside] + stride)
+        product = (one.conj() * other).sum().abs() / (length(one).square().sum() * length(other).square().sum()).sqrt()
         least = min(least, float(product))
     return least

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from paradia.combine._checks import check
-from paradia.combine._lattice import Block, combined, gauss, lattice, smooth
+from paradia.combine._lattice import Block, combined, gauss, lattice, length, smooth
 from paradia.combine._whitening import mix, whitener
 from paradia.grid import Grid
 from paradia.types import CoilImages, CoilNoise, Combined
@@ -97,8 +97,8 @@ def _directions(images: Tensor, block: Block, whiten: Tensor | None) -> tuple[Te
         vector = samples @ start.mH
         for _ in range(POWER_STEPS):
             vector = samples @ (samples.mH @ vector)
-            length = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
-            vector = vector / length.clamp_min(torch.finfo(length.dtype).tiny)
+            size = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+            vector = vector / size.clamp_min(torch.finfo(size.dtype).tiny)
         power = (samples.mH @ vector).abs().square().sum((1, 2))
         count = [-(-n // b) for n, b in zip(rows.shape[2:], block[1:], strict=True)]
         directions.append(vector[..., 0].T.reshape(-1, 1, *count))
@@ -132,7 +132,7 @@ def _maps(direction: Tensor, power: Tensor, sigma: tuple[float, ...]) -> Tensor:
         maps = maps / total.clamp_min(torch.finfo(total.dtype).tiny)
     for _ in range(FINAL_STEPS):
         maps = _project(direction, power, maps, sigma, smooth)
-        maps = maps / torch.linalg.vector_norm(maps, dim=0).clamp_min(torch.finfo(power.dtype).tiny)
+        maps = maps / length(maps).clamp_min(torch.finfo(power.dtype).tiny)
     return maps
 
 

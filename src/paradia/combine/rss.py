@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from paradia.combine._checks import check
-from paradia.combine._lattice import SLAB
+from paradia.combine._lattice import SLAB, length
 from paradia.combine._whitening import mix, whitener
 from paradia.errors import MetadataError
 from paradia.types import CoilImages, CoilNoise, Combined
@@ -81,7 +81,7 @@ def rss(
         against = first if turned is None else first.abs() * turned[:, None, None, None]
         for echo in range(coil_images.shape[0]):
             images = first if echo == 0 else mix(whiten, coil_images[echo, :, part])
-            magnitude[echo, part] = torch.linalg.vector_norm(images, dim=0)
+            magnitude[echo, part] = length(images)
             phase[echo, part] = (against.conj() * images).sum(0).angle()
     if turned is None:
         phase[0] = 0
