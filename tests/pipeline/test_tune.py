@@ -64,7 +64,7 @@ def test_a_knob_that_smooths_less_the_larger_it_is_gives_the_mirror_image():
     ("misfit", "normalised", "said"),
     [
         (lambda w: 1.2 * math.sqrt(1 + w), True, "never comes down to the noise, the least is 1.2"),
-        (lambda w: 0.01 * math.sqrt(1 + w), True, "stays below the noise"),
+        (lambda w: 0.01 * math.sqrt(1 + w), True, "At the smooth end the misfit is still below the noise, 0.3"),
         (lambda w: 0.5 * math.sqrt(1 + w), False, "Without a noise map"),
         (lambda w: 0.995 * math.sqrt(1 + w), True, "before the corner"),
     ],

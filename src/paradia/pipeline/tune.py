@@ -372,7 +372,7 @@ def _discrepancy(samples: Sequence[Sample], normalised: bool, corner: Choice, mo
         )
     if misfits[-1] < 1:
         return Choice(
-            "discrepancy", None, f"The misfit stays below the noise, the largest is {max(misfits):.3g} of it. Sweep to smoother values."
+            "discrepancy", None, f"At the smooth end the misfit is still below the noise, {misfits[-1]:.3g} of it. Sweep further."
         )
     below = max(place for place, misfit in enumerate(misfits) if misfit <= 1)
     one, two = row[below], row[below + 1]
