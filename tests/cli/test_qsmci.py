@@ -16,8 +16,10 @@ from qsm_ci.runner import _consumes, _optional, _overrides, _parse_manifest, run
 from qsm_ci.stages import STAGES as THEIRS
 
 from paradia.cli.qsmci import understand
+from paradia.errors import InputError
 from paradia.grid import Grid
 from paradia.io import qsmci as contract
+from paradia.pipeline.chain import with_knobs
 from paradia.registry import STAGES, methods
 
 METHODS = [(stage, method) for stage in STAGES for method in methods(stage)]
@@ -292,6 +294,17 @@ def test_a_submission_that_fails_says_so(command, tmp_path):
     )
     assert done.returncode == 2
     assert "params.json" in done.stderr
+
+
+def test_knobs_of_one_name_are_told_apart(command, tmp_path):
+    folder = emitted(command, tmp_path, "bfr+dipole", "pdf+tv")
+    parameters = {p["name"]: p["default"] for p in yaml.safe_load((folder / "algorithm.yml").read_text())["parameters"]}
+    assert {"background.max_iter", "inversion.max_iter", "rho"} <= set(parameters)
+    protocol = understand("bfr+dipole", "pdf+tv").protocol
+    turned = with_knobs(protocol, parameters | {"inversion.max_iter": 3})
+    assert [step.knobs["max_iter"] for step in turned.steps] == [parameters["background.max_iter"], 3]
+    with pytest.raises(InputError, match=r"background and inversion both have a knob 'max_iter'. Write background.max_iter or"):
+        with_knobs(protocol, {"max_iter": 3})
 
 
 def test_a_protocol_of_ones_own_comes_along(command, tmp_path):
