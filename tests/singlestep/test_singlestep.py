@@ -207,7 +207,7 @@ def test_ends_where_scipy_finds_no_lower_value_of_the_functional_on_matrices(kin
     limits = [e.double() * (w / rho) for e in edges(mask)]
     window = Window((slice(0, 6), slice(0, 5), slice(0, 8)), grid.shape, grid, mask)
     slopes = Variation(grid, limits) if kind == "tfi" else GeneralisedVariation(grid, limits, mask.double() * (bend / rho), 1.0)
-    total = Total(window, None, 0.01, 2.0, field)
+    total = Total(window, None, 0.01, 2.0, 0.1, field)
     got = total.refine(field, torch.zeros_like(field), slopes, max_iter=3000, tol=0.0, callback=None).x
     forward, dipole = dense(grid, mask)
     inside, keep = mask.flatten(), [e.flatten() for e in edges(mask)]
@@ -220,6 +220,7 @@ def test_ends_where_scipy_finds_no_lower_value_of_the_functional_on_matrices(kin
             return (t.square() + smooth**2).sqrt().sum()
 
         energy = 0.5 * (dipole @ x - field.flatten())[inside].square().sum()
+        energy = energy + 0.5 * (total.decay.flatten() * x.square()).sum()
         energy = energy + w * sum(size((f @ x - s)[k]) for f, s, k in zip(forward, v, keep, strict=True))
         for a, b in [(a, b) for a in range(3) for b in range(3) if kind == "tgv"]:
             energy = energy + bend * size((-0.5 * (forward[a].T @ v[b] + forward[b].T @ v[a]))[inside])

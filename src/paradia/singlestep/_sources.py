@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from paradia.fft import Window, each, irfftn, rfftn
@@ -29,7 +31,10 @@ INSIDE = 0.04
 START = 1e-4
 """Share to which the gradient has to fall for the start to be done."""
 
-COUPLING, RHO, HOLD = 0.3, 0.05, 1e-4
+RIM = 4.0
+"""Depth of the rim, mm, in which tissue is told from sources just outside the mask by its size alone."""
+
+COUPLING, RHO, HOLD = 0.3, 0.05, 1e-3
 """Penalties of the splittings of Dχ and ∇χ (mm²), and what holds χ where neither does: how fast it converges, not where to."""
 
 
@@ -57,17 +62,21 @@ class Total:
         What it holds beside noise, ppm.
     outside
         Standard deviation of susceptibility outside the mask that the start expects, ppm.
+    rim
+        Standard deviation of susceptibility in the rim of the mask, ppm.
     like
         A tensor of the device and precision to use.
     """
 
-    def __init__(self, window: Window, noise: Tensor | None, model_error: float, outside: float, like: Tensor) -> None:
+    def __init__(self, window: Window, noise: Tensor | None, model_error: float, outside: float, rim: float, like: Tensor) -> None:
         self.mask = window.mask
         error = like.new_tensor(model_error)
         deviation = torch.where(self.mask, error, 0.0) if noise is None else noise.hypot(error)
         root = Weighting(self.mask, deviation).to(like).weights
         self.scale = deviation[self.mask].reciprocal().mean().reciprocal()  # ppm; the weights are one over the deviation, times this
         self.precision, self.weights = root / self.scale, root.square()
+        near = _depth(window) <= RIM
+        self.decay = torch.where(self.mask & near, (self.scale / rim).square(), 0.0)
         self.dipole = Dipole(window.grid).to(like)
         self.stencil = -Laplacian(window.grid).to(like).kernel
         self.spread = torch.where(self.mask, INSIDE, outside).to(like)
@@ -85,18 +94,21 @@ class Total:
         return self.spread * solution.x
 
     def refine(self, field: Tensor, chi: Tensor, slopes: Slopes, *, max_iter: int, tol: float, callback: Callback | None) -> Solution:
-        r"""Move sources to where data and slopes balance; those outside the mask are free.
+        r"""Move sources to where data, slopes and the size of those in the rim balance; those outside the mask are free.
 
         A primal-dual iteration whose metric is that of the splittings, so that every frequency takes a step of its own length.
         """
         dipole, shape = self.dipole.kernel, field.shape
         metric = (COUPLING * dipole.square() + slopes.share * RHO * self.stencil).add_(HOLD).reciprocal_()
         pull = _data(self.weights, field, self.weights * (self.dipole(chi) - field) / COUPLING)
+        hold, held = self.decay / (self.decay + HOLD), torch.zeros_like(chi)
         spectrum = rfftn(chi)
         iteration, relative = 0, float("inf")
         while relative > tol and iteration < max_iter:
             iteration += 1
-            step = rfftn(slopes.step(chi)).mul_(RHO)
+            force = slopes.step(chi).mul_(RHO).sub_(held, alpha=HOLD)
+            held.add_(chi).mul_(hold)
+            step = rfftn(force.add_(held, alpha=2 * HOLD))
             step.addcmul_(rfftn(pull(irfftn(dipole * spectrum, shape))), dipole, value=COUPLING)
             spectrum = spectrum - step.mul_(metric)
             before, chi = chi, irfftn(spectrum, shape)
@@ -104,6 +116,13 @@ class Total:
             if callback is not None:
                 callback(iteration, relative)
         return Solution(chi, iteration, relative, relative <= tol)
+
+
+def _depth(window: Window) -> Tensor:
+    """Return how far each voxel of the mask lies from the nearest outside it, mm."""
+    rim = np.pad(window.mask.cpu().numpy(), 1)
+    depth = distance_transform_edt(rim, sampling=window.grid.voxel_size)[1:-1, 1:-1, 1:-1]
+    return torch.from_numpy(depth).to(window.mask.device)
 
 
 def invert(
@@ -116,6 +135,7 @@ def invert(
     *,
     model_error: float,
     outside: float,
+    rim: float,
     start: int,
     max_iter: int,
     tol: float,
@@ -125,7 +145,7 @@ def invert(
 
     The penalty is made from what turns a weight against :math:`\sigma^{-1}` into a limit of its dual.
     """
-    total = Total(window, None if noise is None else window.take(noise), model_error, outside, total_field)
+    total = Total(window, None if noise is None else window.take(noise), model_error, outside, rim, total_field)
 
     unit = float(total.scale.square()) / RHO
 

@@ -19,6 +19,7 @@ def tfi(
     *,
     weight: float = 30.0,
     outside: float = 2.0,
+    rim: float = 0.03,
     model_error: float = 0.003,
     start: int = 120,
     max_iter: int = 80,
@@ -27,9 +28,9 @@ def tfi(
 ) -> Image:
     r"""Find all sources of the total field at once: of least total variation inside the mask, of any strength outside it.
 
-    Minimises :math:`\frac12\|\sigma^{-1}(D\chi - f)\|^2 + w\|\nabla\chi\|_{1,M}` over the susceptibility of the whole neighbourhood,
-    the variation being counted between voxels of the mask only. As the background is fitted together with the tissue, neither takes what
-    is the other's.
+    Minimises :math:`\frac12\|\sigma^{-1}(D\chi - f)\|^2 + w\|\nabla\chi\|_{1,M} + \frac12\|\chi/s\|^2_\mathrm{rim}` over the susceptibility
+    of the whole neighbourhood, the variation being counted between voxels of the mask only. As the background is fitted together with the
+    tissue, neither takes what is the other's.
 
     The fit begins with the most probable sources if :math:`\chi = Py` and the :math:`y` are independent and alike, :math:`P` being the
     standard deviation of susceptibility to expect on either side: this is the preconditioner, without which the strong sources outside
@@ -50,6 +51,9 @@ def tfi(
         :math:`w`, mm/ppm: one over the slope of χ to expect. Higher is smoother; from 10 to 100.
     outside
         Standard deviation of susceptibility outside the mask for the start, ppm; that of tissue is 0.04. Only their ratio matters.
+    rim
+        :math:`s`, the standard deviation of susceptibility within 4 mm of the mask's edge, ppm. Only there is χ itself penalised, as its
+        field can hardly be told from that of sources just outside. Infinite for no such penalty.
     model_error
         Standard deviation, ppm, of what the field holds beside noise.
     start
@@ -94,6 +98,7 @@ def tfi(
         noise,
         model_error=model_error,
         outside=outside,
+        rim=rim,
         start=start,
         max_iter=max_iter,
         tol=tol,

@@ -23,6 +23,7 @@ def tgv(
     weight: float = 30.0,
     curvature: float = 3.0,
     outside: float = 2.0,
+    rim: float = 0.03,
     model_error: float = 0.003,
     start: int = 120,
     max_iter: int = 60,
@@ -31,9 +32,12 @@ def tgv(
 ) -> Image:
     r"""Find the χ of least total generalised variation whose field is the total one but for noise and a harmonic function.
 
-    Minimises :math:`\frac12\|\sigma^{-1}(D\chi + h - f)\|^2 + w\|\nabla\chi - v\|_1 + cw\|\mathcal{E}v\|_1` over χ, slopes :math:`v` and
-    every :math:`h` with :math:`\nabla^2 h = 0` inside the mask. Where χ rises evenly the slopes take it up at no cost, so that ramps do
-    not turn into the stairs of total variation.
+    Minimises
+
+    .. math:: \tfrac12\|\sigma^{-1}(D\chi + h - f)\|^2 + w\|\nabla\chi - v\|_1 + cw\|\mathcal{E}v\|_1 + \tfrac12\|\chi/s\|^2_\mathrm{rim}
+
+    over χ, slopes :math:`v` and every :math:`h` with :math:`\nabla^2 h = 0` inside the mask. Where χ rises evenly the slopes take it up
+    at no cost, so that ramps do not turn into the stairs of total variation.
 
     Parameters
     ----------
@@ -52,6 +56,9 @@ def tgv(
         :math:`c`, mm: how much a bend of χ costs over a step. Small values make any smooth χ cheap; large ones approach `tfi`.
     outside
         Standard deviation of susceptibility outside the mask for the start, ppm; that of tissue is 0.04. Only their ratio matters.
+    rim
+        :math:`s`, the standard deviation of susceptibility within 4 mm of the mask's edge, ppm. Only there is χ itself penalised, as its
+        field can hardly be told from that of sources just outside. Infinite for no such penalty.
     model_error
         Standard deviation, ppm, of what the field holds beside noise.
     start
@@ -78,9 +85,9 @@ def tgv(
     Notes
     -----
     Langkammer constrains the Laplacian of a discrepancy of least norm, :math:`\nabla^2\psi = \nabla^2(D\chi - f)`, which is to let
-    :math:`\psi = D\chi + h - f` with any harmonic :math:`h`: the same functional. Stencils pass a correction on by one voxel an iteration;
-    here :math:`h` is the field of free sources outside the mask, and all frequencies move at once, so that tens of iterations do in
-    place of a thousand. Slopes count by the sum over axes, and what is given is a field, not a wrapped phase.
+    :math:`\psi = D\chi + h - f` with any harmonic :math:`h`: the same functional but for the rim. Stencils pass a correction on by one
+    voxel an iteration; here :math:`h` is the field of free sources outside the mask, and all frequencies move at once, so that tens of
+    iterations do in place of a thousand. Slopes count by the sum over axes, and what is given is a field, not a wrapped phase.
 
     References
     ----------
@@ -103,6 +110,7 @@ def tgv(
         noise,
         model_error=model_error,
         outside=outside,
+        rim=rim,
         start=start,
         max_iter=max_iter,
         tol=tol,
