@@ -96,7 +96,7 @@ def _from_air(images: Tensor) -> Tensor | None:
     air = (level <= ABOVE * darkest) & ~blank
     for axis, size in enumerate(block):
         air = air.repeat_interleave(size, axis)
-    air = air[: images.shape[1], : images.shape[2], : images.shape[3]]
+    air = air[: images.shape[1], : images.shape[2], : images.shape[3]].contiguous()
     flat, places = images.flatten(1), air.flatten().nonzero().squeeze(1)
     if places.numel() < ENOUGH * images.shape[0]:
         return None
