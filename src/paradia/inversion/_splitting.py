@@ -50,8 +50,8 @@ class Scale:
 
     @property
     def penalty(self) -> float:
-        r"""Return what a unit of the weight is worth beside squared residuals: :math:`\Delta\sigma^{3/2} F^{1/2}`."""
-        return self.voxel * math.sqrt(self.noise**3 * self.field)
+        r"""Return what a unit of the weight is worth beside squared residuals: :math:`\Delta\sigma^{3/2} F^{-1/2}`."""
+        return self.voxel * math.sqrt(self.noise**3 / self.field)
 
     @property
     def share(self) -> float:

@@ -27,7 +27,7 @@ def fansi(
     scan: Scan | None = None,
     *,
     regulariser: Literal["tv", "tgv"] = "tv",
-    weight: float = 13.0,
+    weight: float = 0.11,
     bend: float = 2.0,
     max_iter: int = 50,
     tol: float = 0.01,
@@ -35,7 +35,7 @@ def fansi(
 ) -> Image:
     r"""Find a smooth χ whose phase, not whose field, explains the measured one.
 
-    Minimises :math:`\frac{1}{2s^2}\|W(e^{isD\chi} - e^{isf})\|^2 + w\,\Delta\sigma^{3/2}F^{1/2} R(\nabla\chi)` by
+    Minimises :math:`\frac{1}{2s^2}\|W(e^{isD\chi} - e^{isf})\|^2 + w\,\Delta\sigma^{3/2}F^{-1/2} R(\nabla\chi)` by
     ADMM, where :math:`R` is :math:`\|\nabla\chi\|_1` (``tv``) or :math:`\min_p \|\nabla\chi - p\|_1 +
     b\,\Delta\|\mathcal E p\|_1` (``tgv``). :math:`F` is the standard deviation of the field; :math:`\sigma` that of
     its noise, as the field itself tells where χ cannot show or as the noise map says, whichever is larger;
@@ -57,7 +57,8 @@ def fansi(
     regulariser
         ``tv`` keeps χ piecewise constant, ``tgv`` piecewise linear: fewer steps on slopes, three times the work.
     weight
-        :math:`w`, 1/ppm, from about 5 (sharp) to 50 (smooth); it holds for any strength and noise of the field and any voxel.
+        :math:`w`, a plain number from about 0.05 (sharp) to 0.5 (smooth); it holds for any strength and noise of the field and
+        any voxel.
     bend
         :math:`b`, price of a change of slope over one voxel in terms of a step. For ``tgv``.
     max_iter

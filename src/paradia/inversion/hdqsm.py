@@ -25,7 +25,7 @@ def hdqsm(
     noise: Volume | None = None,
     *,
     first_weight: float = 0.075,
-    weight: float = 13.0,
+    weight: float = 0.11,
     max_iter: int = 40,
     tol: float = 0.02,
     callback: Callback | None = None,
@@ -35,7 +35,7 @@ def hdqsm(
     A few iterations on :math:`\|W(D\chi - f)\|_1 + w_1\Delta(\sigma/F)^{1/4}\|\nabla\chi\|_1` leave residuals
     :math:`r` that tell how far each voxel is to be believed, :math:`C = 1 - |r|/\max|r|`. The second step starts
     where the first ended and minimises :math:`\frac12\|C\,W(D\chi - f)\|^2 +
-    w\,\Delta\sigma^{3/2}F^{1/2}\|\nabla\chi\|_1`, both by ADMM. :math:`F` is the standard deviation of the field;
+    w\,\Delta\sigma^{3/2}F^{-1/2}\|\nabla\chi\|_1`, both by ADMM. :math:`F` is the standard deviation of the field;
     :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the noise map says,
     whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges.
 
@@ -52,7 +52,8 @@ def hdqsm(
     first_weight
         :math:`w_1`, a plain number from about 0.03 (sharp) to 0.2 (smooth).
     weight
-        :math:`w`, 1/ppm, from about 5 (sharp) to 50 (smooth); it holds for any strength and noise of the field and any voxel.
+        :math:`w`, a plain number from about 0.05 (sharp) to 0.5 (smooth); it holds for any strength and noise of the field and
+        any voxel.
     max_iter
         Most iterations of the second step.
     tol

@@ -38,7 +38,7 @@ def medi(
     r2star: Volume | None = None,
     scan: Scan | None = None,
     *,
-    weight: float = 13.0,
+    weight: float = 0.11,
     edges: float = 0.1,
     csf: float = 0.1,
     reweight: bool = True,
@@ -48,7 +48,7 @@ def medi(
 ) -> Image:
     r"""Find a χ whose edges are those of the magnitude and whose cerebrospinal fluid is even.
 
-    Minimises :math:`\frac{1}{2s^2}\|W(e^{isD\chi} - e^{isf})\|^2 + w\,\Delta\sigma^{3/2}F^{1/2}\|P\nabla\chi\|_1 +
+    Minimises :math:`\frac{1}{2s^2}\|W(e^{isD\chi} - e^{isf})\|^2 + w\,\Delta\sigma^{3/2}F^{-1/2}\|P\nabla\chi\|_1 +
     \frac{\lambda}{2}\|M_\mathrm{CSF}(\chi - \bar\chi_\mathrm{CSF})\|^2` by ADMM; :math:`P` is zero at the edges of
     the magnitude and one elsewhere. Voxels whose residual is beyond six standard deviations lose weight while it runs
     (MERIT). :math:`F` is the standard deviation of the field; :math:`\sigma` that of its noise, as the field itself
@@ -73,7 +73,8 @@ def medi(
         Tells :math:`s`, the phase that one ppm gathers between two echoes, rad. Without it :math:`s` makes the noise of
         the field 0.05 rad.
     weight
-        :math:`w`, 1/ppm, from about 5 (sharp) to 50 (smooth); it holds for any strength and noise of the field and any voxel.
+        :math:`w`, a plain number from about 0.05 (sharp) to 0.5 (smooth); it holds for any strength and noise of the field and
+        any voxel.
     edges
         Share of the magnitude's slopes, the steepest, that are edges, between 0 and 1.
     csf

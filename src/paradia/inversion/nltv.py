@@ -27,7 +27,7 @@ def nltv(
     grid: Grid,
     noise: Volume | None = None,
     *,
-    weight: float = 32.0,
+    weight: float = 0.28,
     edge: float = 1.0,
     max_iter: int = 60,
     tol: float = 0.01,
@@ -35,7 +35,7 @@ def nltv(
 ) -> Image:
     r"""Find a χ of few edges: the variation counts less where χ has turned out to have a slope.
 
-    Minimises :math:`\frac12\|W(D\chi - f)\|^2 + w\,\Delta\sigma^{3/2}F^{1/2}\|P\nabla\chi\|_1` by ADMM and renews
+    Minimises :math:`\frac12\|W(D\chi - f)\|^2 + w\,\Delta\sigma^{3/2}F^{-1/2}\|P\nabla\chi\|_1` by ADMM and renews
     :math:`P = \epsilon/(|\nabla\chi| + \epsilon)` while it runs, which comes close to counting edges instead of
     adding up their heights and so takes away the damping of the plain variation. :math:`F` is the standard deviation
     of the field; :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the noise map
@@ -52,7 +52,8 @@ def nltv(
     noise
         Standard deviation of the field, ppm. :math:`W` is one over it, scaled to a mean of one in the mask.
     weight
-        :math:`w`, 1/ppm, from about 10 (sharp) to 100 (smooth); it holds for any strength and noise of the field and any voxel.
+        :math:`w`, a plain number from about 0.1 (sharp) to 1 (smooth); it holds for any strength and noise of the field and
+        any voxel.
     edge
         Half of the price is gone at a slope :math:`\epsilon` of this many standard deviations of the field a voxel. Much
         higher is plain total variation.

@@ -19,7 +19,7 @@ CITE = "10.1002/mrm.27483"
 COUPLING = 0.2
 """Penalty of the data's splitting; tells how fast, not where to."""
 
-CURVING = 1.0
+CURVING = 0.02
 """Penalty of the splitting of the harmonic field's Laplacian, as a share of its weight; likewise."""
 
 
@@ -30,7 +30,7 @@ def whqsm(
     noise: Volume | None = None,
     scan: Scan | None = None,
     *,
-    weight: float = 13.0,
+    weight: float = 0.11,
     harmony: float = 1e4,
     max_iter: int = 60,
     tol: float = 0.01,
@@ -38,7 +38,7 @@ def whqsm(
 ) -> Image:
     r"""Explain the field by a smooth χ and by what a background removal left, which is nearly harmonic.
 
-    Minimises :math:`\frac{1}{2s^2}\|W(e^{is(D\chi + h)} - e^{isf})\|^2 + w\,\Delta\sigma^{3/2}F^{1/2}\|\nabla\chi\|_1
+    Minimises :math:`\frac{1}{2s^2}\|W(e^{is(D\chi + h)} - e^{isf})\|^2 + w\,\Delta\sigma^{3/2}F^{-1/2}\|\nabla\chi\|_1
     + \frac{\beta}{2}\|\Delta^2 M\nabla^2 h\|^2` over χ and :math:`h` by ADMM; :math:`M` is the mask. :math:`F` is the
     standard deviation of the field; :math:`\sigma` that of its noise, as the field itself tells where χ cannot show
     or as the noise map says, whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges.
@@ -57,7 +57,8 @@ def whqsm(
         Tells :math:`s`, the phase that one ppm gathers between two echoes, rad. Without it :math:`s` makes the noise of
         the field 0.05 rad.
     weight
-        :math:`w`, 1/ppm, from about 5 (sharp) to 50 (smooth); it holds for any strength and noise of the field and any voxel.
+        :math:`w`, a plain number from about 0.05 (sharp) to 0.5 (smooth); it holds for any strength and noise of the field and
+        any voxel.
     harmony
         :math:`\beta`, how harmonic :math:`h` has to be. Lower lets it take more of the slowly varying field away from χ.
     max_iter
