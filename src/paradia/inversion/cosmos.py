@@ -13,7 +13,6 @@ from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.inversion._variation import MARGIN
 from paradia.operators.dipole import dipole_kernel
-from paradia.operators.weighting import Weighting
 from paradia.solvers.lsmr import lsmr
 from paradia.types import Callback, Image, Mask
 
@@ -22,16 +21,19 @@ CITE = "10.1002/mrm.21828"
 APART = 0.9962
 """Cosine of the least angle, 5°, that two orientations must be apart."""
 
+LIMIT = 3.0
+"""Largest weight of a voxel, the mean being one."""
+
 UNSEEN = 1e-9
 """Sum of squared dipoles below which a frequency is left out."""
 
 
 def cosmos(
-    local_field: Image,
+    local_field: Float[Tensor, "*batch orientation x y z"],
     mask: Mask,
     grid: Grid,
-    directions: Float[Tensor, "orientation 3"],
-    noise: Image | None = None,
+    directions: Float[Tensor, "direction 3"],
+    noise: Float[Tensor, "orientation x y z"] | None = None,
     *,
     weight: float = 0.005,
     max_iter: int = 30,
@@ -159,5 +161,9 @@ def _weights(window: Window, noise: Tensor | None, like: Tensor) -> tuple[Tensor
     if bool(((high - low) <= 1e-3 * high).all() & (low > 0).all()):
         level = (1 / high).to(like)
         return (level / level.mean())[:, None, None, None] * window.mask, True
-    everywhere = Weighting(window.mask.expand(taken.shape), taken).to(like).weights  # one mean for all: orientations keep their worth
-    return everywhere, False
+    known = window.mask & (taken > 0) & taken.isfinite()
+    weights = torch.where(known, 1 / taken, 0.0)
+    weights = weights / weights[:, window.mask].mean().clamp_min(
+        torch.finfo(taken.dtype).tiny
+    )  # one mean for all: orientations keep their worth
+    return weights.clamp_max_(LIMIT).to(like), False

@@ -27,8 +27,8 @@ ROUGH = (0.60, 0.999)
 STEEP = (0.50, 0.70)
 """Between these shares of the voxels, in order of the slope of the fast estimate, flatness loses its weight."""
 
-NEAR = (0.01, 0.30)
-"""Between these shares of the frequencies, in order of :math:`|D|`, the fast estimate passes from a local mean to itself."""
+NEAR = (0.0058, 0.167)
+"""Between these :math:`|D|` the fast estimate passes from a local mean to itself: 1 % and 30 % of all directions lie below."""
 
 RADIUS = 3.0
 """Of that mean, in voxels' mean edges."""
@@ -155,8 +155,7 @@ def _streaks(chi: Tensor, guide: Tensor, cone: Tensor, window: Window, max_iter:
 def _low_pass(grid: Grid, dipole: Tensor) -> Tensor:
     """Return the spectrum that turns a field into the fast estimate, but for its scale."""
     strength = dipole.abs()
-    first, last = (_quantile(strength.flatten(), share) for share in NEAR)
-    itself = ((strength - first) / (last - first).clamp_min(1e-12)).clamp_(0, 1)
+    itself = ((strength - NEAR[0]) / (NEAR[1] - NEAR[0])).clamp_(0, 1)
     mean = SMV(grid, RADIUS * grid.voxel_volume ** (1 / 3)).to(dipole).kernel
     return dipole.sign().mul_((itself + (1 - itself) * mean).square_())
 

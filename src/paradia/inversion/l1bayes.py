@@ -29,10 +29,10 @@ COUPLING = 0.3
 CONFINED = 0.5
 """Penalty that keeps χ in its region, as a share of the one that couples slopes."""
 
-EDGE = 3.0
+EDGE = 2.0
 """How many times steeper than usual the magnitude is where the prior halves."""
 
-LEAST = 0.05
+LEAST = 0.2
 """Least factor of the prior, so that nothing is free."""
 
 
@@ -46,8 +46,8 @@ def l1bayes(
     weight: float = 0.06,
     reach: float = 4.0,
     rounds: int = 4,
-    max_iter: int = 14,
-    tol: float = 0.005,
+    max_iter: int = 10,
+    tol: float = 0.02,
     callback: Callback | None = None,
 ) -> Image:
     r"""Find the χ of fewest edges, each expected where the last χ had one, that explains the field within its noise.
@@ -79,9 +79,9 @@ def l1bayes(
     rounds
         How many priors there are, the first included.
     max_iter
-        Most iterations in a round.
+        Iterations in each round. None is left out, so that the result hangs on no threshold.
     tol
-        End a round when χ changes by less than this share of itself.
+        Warn when χ still changes by more than this share of itself in the last of them.
     callback
         Called as ``callback(iteration, relative_change)``.
 
@@ -130,10 +130,11 @@ def l1bayes(
         chi = rfftn(torch.zeros_like(field))
         for left in reversed(range(rounds)):
             splitting.expect(prior)
-            solution = admm(splitting.solve, splitting.terms, chi, max_iter=max_iter, tol=tol, callback=told)
+            solution = admm(splitting.solve, splitting.terms, chi, max_iter=max_iter, tol=0.0, callback=told)
             chi, done = solution.x, done + solution.iterations
             if left:
                 prior = _from_chi(irfftn(chi.detach(), field.shape), window)
+        solution = solution._replace(iterations=done, converged=solution.residual <= tol)
         return irfftn(solution.warn("l1bayes").x, field.shape).mul_(window.mask)
 
     return window.put(each(invert, window.take(local_field * mask)))
@@ -211,7 +212,7 @@ def _from_magnitude(magnitude: Tensor, window: Window) -> Tensor:
     """Expect an edge where the logarithm of the magnitude, smoothed, has one."""
     floor = 1e-3 * magnitude.amax().clamp_min(torch.finfo(magnitude.dtype).tiny)
     slopes = Gradient(window.grid, periodic=True)(_smooth(magnitude.clamp_min(floor)).log_()).abs_()
-    usual = slopes[:, window.mask].median().clamp_min(torch.finfo(magnitude.dtype).eps)
+    usual = slopes[:, window.mask].mean().clamp_min(torch.finfo(magnitude.dtype).eps)
     return _prior(slopes / (EDGE * usual), window.mask)
 
 

@@ -16,13 +16,11 @@ from paradia.types import Volume
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From NIfTI's world (right, forward, up) to that of ANTs (left, back, up); its own inverse."""
 
-SETTINGS = {
-    "aff_iterations": (300, 200, 100),
-    "aff_shrink_factors": (6, 4, 2),
-    "aff_smoothing_sigmas": (3, 2, 1),
-    "aff_random_sampling_rate": 0.2,
-}
-"""Three resolutions: the full one takes ten times as long and gains a hundredth of a degree."""
+SETTINGS = {"aff_iterations": (300, 200, 100), "aff_smoothing_sigmas": (3, 2, 1), "aff_random_sampling_rate": 1.0}
+"""Three resolutions, every voxel compared: samples of small images are too few to tell a degree."""
+
+FINE = 1.6
+"""Voxels smaller than this, mm, are put together in the last resolution too."""
 
 
 class Rigid(NamedTuple):
@@ -62,7 +60,7 @@ def rigid(fixed: Volume, fixed_affine: ArrayLike, moving: Volume, moving_affine:
     moving_affine
         Its matrix.
     seed
-        Draws the voxels that are compared.
+        Of what ANTs draws.
 
     Returns
     -------
@@ -89,7 +87,8 @@ def rigid(fixed: Volume, fixed_affine: ArrayLike, moving: Volume, moving_affine:
     images = [
         _to_ants(ants, name, data, affine) for name, data, affine in (("fixed", fixed, fixed_affine), ("moving", moving, moving_affine))
     ]
-    found = ants.registration(*images, type_of_transform="Rigid", random_seed=seed, **SETTINGS)
+    shrink = (6, 4, 2) if min(images[0].spacing) < FINE else (4, 2, 1)
+    found = ants.registration(*images, type_of_transform="Rigid", random_seed=seed, aff_shrink_factors=shrink, **SETTINGS)
     files = [Path(name) for name in {*found["fwdtransforms"], *found["invtransforms"]}]
     try:
         transform = ants.read_transform(found["fwdtransforms"][0])
