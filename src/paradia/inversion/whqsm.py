@@ -31,7 +31,7 @@ def whqsm(
     scan: Scan | None = None,
     *,
     weight: float = 0.11,
-    harmony: float = 1e4,
+    harmony: float = 300.0,
     max_iter: int = 60,
     tol: float = 0.01,
     callback: Callback | None = None,
