@@ -80,8 +80,9 @@ def tfi(
     Notes
     -----
     Liu penalises sources outside like those inside. Here they are free once the start has been found: a penalty that a strong source
-    outside feels, and a smooth one inside hardly does, drives background into the tissue. The preconditioner is one number a side, so no
-    map of R2* is needed.
+    outside feels, and a smooth one inside hardly does, drives background into the tissue. What of a nearly harmonic field is whose is
+    therefore left as the start had it; free sources outside move on but slowly, and the tolerance stops long before. The preconditioner is
+    one number a side, so no map of R2* is needed.
 
     References
     ----------

@@ -26,7 +26,7 @@ def tgv(
     rim: float = 0.03,
     model_error: float = 0.003,
     start: int = 120,
-    max_iter: int = 60,
+    max_iter: int = 100,
     tol: float = 4e-3,
     callback: Callback | None = None,
 ) -> Image:
