@@ -167,4 +167,6 @@ def test_agrees_with_the_nonlinear_fit_of_a_free_offset():
     unwrapped = measured + 2 * math.pi * ((truth - measured) / (2 * math.pi)).round()
     other = nonlinear(unwrapped, images[:, 0].abs(), MASK, GRID, SCAN, offset="voxel", bipolar=False, max_iter=30)
     difference = mdi(MASK, GRID, SCAN, images, bipolar=False).total_field - other.total_field
-    assert float(difference.abs().quantile(0.99)) < 1e-4
+    strong = images[-1, 0].abs() > 0.3  # where noise is large the other keeps the offset of a straight line
+    assert float(difference[strong].abs().quantile(0.99)) < 1e-4
+    assert float(difference.abs().median()) < 1e-4
