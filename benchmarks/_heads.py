@@ -142,8 +142,8 @@ def _drawn(name: str, factor: int, *, snr: float = 100.0, cut: tuple[int, int] =
     total = _pool(crop(dipole(pad(chi - 9.4, wide)), fine.shape), factors)
     local = _pool(crop(dipole(pad(chi * inside, wide)), fine.shape), factors)
     chi = _pool(chi, factors)
-    axes = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in mask.shape), indexing="ij")
-    terms = torch.stack([torch.ones(mask.shape), *axes, *(a * b for i, a in enumerate(axes) for b in axes[i:])], -1)
+    x, y, z = torch.meshgrid(*((torch.arange(n) - n / 2) / 100 for n in mask.shape), indexing="ij")
+    terms = torch.stack([torch.ones(mask.shape), x, y, z, x * y, x * z, y * z, x * x - y * y, 2 * z * z - x * x - y * y], -1)
     shim = torch.linalg.lstsq(terms[mask].double(), total[mask].double()[:, None]).solution[:, 0].float()
     total = total - terms @ shim
     bright = 0.8 * _pool(((labels != 0) & ~torch.isin(labels, torch.tensor([4, 104, 15]))).float(), factors)

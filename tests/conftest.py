@@ -21,7 +21,7 @@ STAGES = [
     "reference",
     "contrast",
 ]
-for layer in ["operators", "solvers", "simulate", "metrics", *STAGES]:
+for layer in ["operators", "solvers", "simulate", "sources", "metrics", *STAGES]:
     install_import_hook(f"paradia.{layer}", "beartype.beartype")
 
 import torch  # noqa: E402

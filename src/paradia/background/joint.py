@@ -7,8 +7,8 @@ from torch import Tensor
 
 from paradia.fft import Window, each
 from paradia.grid import Grid
-from paradia.operators.dipole import Dipole
-from paradia.solvers.lsmr import lsmr
+from paradia.sources.doubt import doubt
+from paradia.sources.split import MARGIN, Effort, Split, structured
 from paradia.types import Callback, Image, LocalField, Mask, Volume
 
 CITE = "10.1002/mrm.26331"
@@ -20,25 +20,27 @@ def joint(
     grid: Grid,
     noise: Volume | None = None,
     *,
-    inside: float = 0.04,
-    outside: float = 2.0,
-    model_error: float = 0.003,
-    margin: float = 20.0,
-    max_iter: int = 250,
-    tol: float = 1.5e-4,
+    weight: float = 0.08,
+    rim: float = 0.07,
+    model_error: float = 0.02,
+    residual: bool = False,
+    start: int = 120,
+    rounds: int = 4,
+    max_iter: int = 20,
     callback: Callback | None = None,
 ) -> LocalField:
-    r"""Fit sources inside and outside together, each as strong as is likely there, and subtract the outer ones' field.
+    r"""Fit sources inside and outside together, those inside with few edges, and keep the field of the inner ones.
 
     Projection onto dipole fields lets sources outside explain all they can, and so takes away every part of the local
-    field that is nearly harmonic. Here the sources inside compete for it: with :math:`\chi = Py`, :math:`P` the standard
-    deviation of susceptibility to expect (tissue inside; air, bone and fat outside) and :math:`\sigma` that of the
-    field, the most probable sources minimise
+    field that is nearly harmonic. Here the sources inside compete for it, and what tissue looks like decides. The
+    susceptibility :math:`\chi` of the whole neighbourhood minimises
 
-    .. math:: \|\sigma^{-1} M(f - DPy)\|^2 + \|y\|^2,
+    .. math:: \tfrac12\|\sigma^{-1} M(f - D\chi)\|^2 + \tfrac{w d}{\bar\sigma}\sum_{i,r\in M} p_i(r)\,|\nabla_i\chi(r)|
+              + \tfrac12\|\chi/s\|^2_\mathrm{rim}
 
-    and the local field is :math:`M(f - DP\,1_\mathrm{out}\,y)`. Without sources inside it is `pdf`; unlike total-field
-    inversion it keeps all of the field that is left and no regularised χ, so any inversion may follow.
+    and the local field is :math:`M D M\chi`, in every voxel of the mask and free of most noise. Each round renews the
+    prices :math:`p` from the χ of the round before: what is likely an edge costs less. :math:`d` is the voxel's mean
+    edge. The sources outside are free once a quadratic fit has found where to start.
 
     Parameters
     ----------
@@ -49,21 +51,26 @@ def joint(
     grid
         Voxel size and direction of B0.
     noise
-        Standard deviation of the field, ppm.
-    inside
-        Standard deviation of susceptibility inside the mask, ppm.
-    outside
-        The same outside, ppm.
+        Standard deviation of the field, ppm; judged from the field's own roughness without it. :math:`\sigma` is it, the
+        model error and 1 ppb, added in squares.
+    weight
+        :math:`w`, without unit: one value serves for any noise and resolution. Higher is smoother.
+    rim
+        :math:`s`, standard deviation of susceptibility within 4 mm of the mask's edge, ppm. Only there is χ itself
+        penalised, as its field can hardly be told from that of sources just outside.
     model_error
-        Standard deviation, ppm, of what the field holds beside noise; added to it in squares.
-    margin
-        How far beyond the mask's box sources may lie, mm. What is further away is matched by sources within it.
+        Share of the field's largest second difference near a voxel that counts as error: sources closer than the grid
+        can tell make a field that no sources on the grid can.
+    residual
+        Whether what neither side explains, noise for the most part, stays in the local field.
+    start
+        Most iterations of the quadratic fit.
+    rounds
+        How often the prices are set, the first time all alike.
     max_iter
-        Most iterations to do.
-    tol
-        Stop when the gradient has fallen to this share.
+        Iterations in each round. None is left out, so that the result hangs on no threshold.
     callback
-        Called as ``callback(iteration, relative_gradient)``.
+        Called as ``callback(iteration, relative_change)``.
 
     Returns
     -------
@@ -79,30 +86,23 @@ def joint(
 
     Notes
     -----
-    The functional is that of preconditioned total-field inversion with a quadratic penalty (Liu 2017), put to another
-    use. Only the ratios of the three standard deviations matter.
+    The functional is that of total-field inversion (Liu 2017) with a structure prior learnt on the way, put to another
+    use: of the fit the field is kept, and any inversion may follow. A field that is harmonic in the mask can be due to
+    either side; what the data leave open, fewest edges decide. The single step `joint` gives the χ of the same fit.
 
     References
     ----------
     Liu Z, Kee Y, Zhou D, Wang Y, Spincemaille P. Magn Reson Med 2017;78:303-315. doi:10.1002/mrm.26331.
+    Candès EJ, Wakin MB, Boyd SP. J Fourier Anal Appl 2008;14:877-905. doi:10.1007/s00041-008-9045-x.
     """
-    window = Window.around(mask, grid, margin, total_field=total_field, noise=noise)
-    dipole = Dipole(window.grid).to(total_field)
-    spread = torch.where(window.mask, inside, outside).to(total_field)
-    deviation = torch.full_like(spread, model_error) if noise is None else window.take(noise).hypot(spread.new_tensor(model_error))
-    precision = torch.where(window.mask, 1 / deviation, 0.0)
+    window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
+    known = None if noise is None else window.take(noise)
 
     def remove(field: Tensor) -> Tensor:
-        solution = lsmr(
-            lambda y: dipole(spread * y).mul_(precision),
-            lambda residual: dipole(precision * residual).mul_(spread),
-            precision * field,
-            damp=1.0,
-            max_iter=max_iter,
-            tol=tol,
-            callback=callback,
-        )
-        sources = torch.where(window.mask, 0.0, spread * solution.warn("joint").x)
-        return torch.where(window.mask, field - dipole(sources), 0.0)
+        split = Split(window, doubt(field, window.mask, known, model_error), rim)
+        sources = structured(split, window, field, weight, Effort(start, rounds, max_iter), callback).x
+        if residual:
+            return torch.where(window.mask, field - split.dipole(torch.where(window.mask, 0.0, sources)), 0.0)
+        return torch.where(window.mask, split.dipole(torch.where(window.mask, sources, 0.0)), 0.0)
 
     return LocalField(window.put(each(remove, window.take(total_field * mask))), mask)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from paradia.fft import Window
 from paradia.grid import Grid
-from paradia.singlestep._slopes import Variation, edges
-from paradia.singlestep._sources import MARGIN, invert
+from paradia.singlestep._invert import invert
+from paradia.sources.slopes import Variation, edges
+from paradia.sources.split import MARGIN
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.26331"
@@ -20,7 +21,7 @@ def tfi(
     weight: float = 30.0,
     outside: float = 2.0,
     rim: float = 0.03,
-    model_error: float = 0.003,
+    model_error: float = 0.02,
     start: int = 120,
     max_iter: int = 80,
     tol: float = 2e-3,
@@ -45,8 +46,8 @@ def tfi(
     grid
         Voxel size and direction of B0.
     noise
-        Standard deviation of the field, ppm. :math:`\sigma` is it and the model error, added in squares; as the data count by it, one
-        weight serves for any noise.
+        Standard deviation of the field, ppm; judged from the field's roughness without it. :math:`\sigma` is it and the model error,
+        added in squares; as the data count by it, one weight serves for any noise.
     weight
         :math:`w`, mm/ppm: one over the slope of χ to expect. Higher is smoother; from 10 to 100.
     outside
@@ -55,7 +56,7 @@ def tfi(
         :math:`s`, the standard deviation of susceptibility within 4 mm of the mask's edge, ppm. Only there is χ itself penalised, as its
         field can hardly be told from that of sources just outside. Infinite for no such penalty.
     model_error
-        Standard deviation, ppm, of what the field holds beside noise.
+        Share of the field's largest second difference near a voxel that no sources on the grid can make.
     start
         Most iterations to find the start.
     max_iter

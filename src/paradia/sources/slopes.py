@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -44,9 +46,13 @@ class Variation:
 
     def __init__(self, grid: Grid, limits: list[Tensor]) -> None:
         self.voxel_size = grid.voxel_size
-        self.limits = limits
+        self.limits = self.usual = limits
         self.dual = [torch.zeros_like(limit) for limit in limits]
         self.divergence = torch.zeros_like(limits[0])
+
+    def expect(self, factors: Sequence[Tensor]) -> None:
+        """Let each slope cost its usual price times a factor from now on."""
+        self.limits = [limit * factor for limit, factor in zip(self.usual, factors, strict=True)]
 
     def step(self, x: Tensor) -> Tensor:
         r"""Move the dual to an image and return :math:`\nabla^T(2u' - u)`."""

@@ -1,12 +1,13 @@
-"""What total-field inversions share: sources inside the mask, held down by a penalty on slopes, and free ones outside it.
+"""A total field split into what sources inside a mask and sources outside it make.
 
 The field of the sources outside is a thousand times that of the tissue. No iteration that treats all voxels alike gets there soon,
-so both kinds are first fitted with quadratic penalties, where least squares converge; the penalty on slopes then starts from there.
+so both kinds are first fitted with quadratic penalties, where least squares converge; a penalty on slopes then starts from there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -14,19 +15,21 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from paradia.fft import Window, each, irfftn, rfftn
+from paradia.fft import Window, irfftn, rfftn
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
 from paradia.solvers._solution import Solution
 from paradia.solvers.lsmr import lsmr
+from paradia.sources.slopes import Variation, edges
+from paradia.sources.structure import expected
 from paradia.types import Callback
 
 MARGIN = 20.0
 """How far beyond the mask's box sources may lie, mm; those further away are matched by sources within it."""
 
-INSIDE = 0.04
-"""Standard deviation of tissue susceptibility for the quadratic start, ppm."""
+INSIDE, OUTSIDE = 0.04, 2.0
+"""Standard deviations of susceptibility for the quadratic start, ppm; only their ratio matters much."""
 
 START = 1e-4
 """Share to which the gradient has to fall for the start to be done."""
@@ -49,37 +52,36 @@ class Slopes(Protocol):
         r"""Move the dual to an image and return :math:`\nabla^T(2u' - u)`."""
 
 
-class Total:
-    """A total field in its window, and the means to split it into sources.
+class Split:
+    """The means to split a total field in its window into sources.
 
     Parameters
     ----------
     window
         Around the mask.
-    noise
-        Standard deviation of the field in the window, any unit; all voxels count alike without.
-    model_error
-        What it holds beside noise, ppm.
-    outside
-        Standard deviation of susceptibility outside the mask that the start expects, ppm.
+    deviation
+        Standard deviation of the field in the window, ppm.
     rim
         Standard deviation of susceptibility in the rim of the mask, ppm.
-    like
-        A tensor of the device and precision to use.
+    outside
+        Standard deviation of susceptibility outside the mask that the start expects, ppm.
     """
 
-    def __init__(self, window: Window, noise: Tensor | None, model_error: float, outside: float, rim: float, like: Tensor) -> None:
+    def __init__(self, window: Window, deviation: Tensor, rim: float, outside: float = OUTSIDE) -> None:
         self.mask = window.mask
-        error = like.new_tensor(model_error)
-        deviation = torch.where(self.mask, error, 0.0) if noise is None else noise.hypot(error)
-        root = Weighting(self.mask, deviation).to(like).weights
+        root = Weighting(self.mask, deviation).to(deviation).weights
         self.scale = deviation[self.mask].reciprocal().mean().reciprocal()  # ppm; the weights are one over the deviation, times this
         self.precision, self.weights = root / self.scale, root.square()
         near = _depth(window) <= RIM
         self.decay = torch.where(self.mask & near, (self.scale / rim).square(), 0.0)
-        self.dipole = Dipole(window.grid).to(like)
-        self.stencil = -Laplacian(window.grid).to(like).kernel
-        self.spread = torch.where(self.mask, INSIDE, outside).to(like)
+        self.dipole = Dipole(window.grid).to(deviation)
+        self.stencil = -Laplacian(window.grid).to(deviation).kernel
+        self.spread = torch.where(self.mask, INSIDE, outside).to(deviation)
+
+    @property
+    def unit(self) -> float:
+        r"""What turns a weight against :math:`\sigma^{-1}` into a limit of its dual."""
+        return float(self.scale.square()) / RHO
 
     def start(self, field: Tensor, max_iter: int, tol: float) -> Tensor:
         """Return the most probable sources under quadratic penalties."""
@@ -125,36 +127,57 @@ def _depth(window: Window) -> Tensor:
     return torch.from_numpy(depth).to(window.mask.device)
 
 
-def invert(
-    name: str,
-    penalty: Callable[[float], Slopes],
-    window: Window,
-    total_field: Tensor,
-    mask: Tensor,
-    noise: Tensor | None,
-    *,
-    model_error: float,
-    outside: float,
-    rim: float,
-    start: int,
-    max_iter: int,
-    tol: float,
-    callback: Callback | None,
-) -> Tensor:
-    r"""Split every total field of a batch into sources, and return those inside the mask.
+@dataclass(frozen=True)
+class Effort:
+    """How long to try."""
 
-    The penalty is made from what turns a weight against :math:`\sigma^{-1}` into a limit of its dual.
+    start: int
+    """Most iterations to find the start."""
+    rounds: int
+    """How often the structure is learnt."""
+    max_iter: int
+    """Iterations in a round."""
+
+
+def structured(split: Split, window: Window, field: Tensor, weight: float, effort: Effort, callback: Callback | None = None) -> Solution:
+    r"""Find sources of few edges inside, each expected where the last fit had one, and free ones outside.
+
+    Parameters
+    ----------
+    split
+        Of the field.
+    window
+        Around the mask.
+    field
+        Total field in the window, ppm, zero outside the mask.
+    weight
+        Price of the total variation, without unit: it is multiplied by the voxel's mean edge and by one over the field's standard
+        deviation, so that one weight serves for any noise and resolution.
+    effort
+        How long to try.
+    callback
+        Called as ``callback(iteration, relative_change)``.
+
+    Returns
+    -------
+    Solution
+        Sources in the window, ppm, and the relative change in the last iteration.
     """
-    total = Total(window, None if noise is None else window.take(noise), model_error, outside, rim, total_field)
+    side = window.grid.voxel_volume ** (1 / 3)
+    price = weight * side / float(split.scale) * split.unit
+    slopes = Variation(window.grid, [edge.to(field) * price for edge in edges(window.mask)])
+    sources, relative, done = split.start(field, effort.start, START), 0.0, 0
 
-    unit = float(total.scale.square()) / RHO
+    def told(iteration: int, change: float) -> None:
+        if callback is not None:
+            callback(done + iteration, change)
 
-    def one(field: Tensor) -> Tensor:
-        sources = total.start(field, start, START)
-        solution = total.refine(field, sources, penalty(unit), max_iter=max_iter, tol=tol, callback=callback)
-        return solution.warn(name).x * window.mask
-
-    return window.put(each(one, window.take(total_field * mask)))
+    for turn in range(effort.rounds):
+        if turn:
+            slopes.expect(expected(sources, window).unbind())
+        sources, _, relative, _ = split.refine(field, sources, slopes, max_iter=effort.max_iter, tol=0.0, callback=told)
+        done += effort.max_iter
+    return Solution(sources, done, relative, True)
 
 
 def _change(now: Tensor, before: Tensor, mask: Tensor) -> float:

@@ -1,0 +1,62 @@
+"""How far a field can be trusted: its noise, and what no sources on the grid could make."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import max_pool3d
+
+
+def doubt(field: Tensor, mask: Tensor, noise: Tensor | None, model_error: float, floor: float = 0.001) -> Tensor:
+    """Return the standard deviation of a field in ppm, zero outside the mask.
+
+    Parameters
+    ----------
+    field
+        ppm.
+    mask
+        Voxels where it holds.
+    noise
+        Its noise, ppm; judged from the field's roughness where not given.
+    model_error
+        Share of `bend` that counts as error.
+    floor
+        What every field holds beside noise, ppm.
+    """
+    grainy = roughness(field, mask).expand(field.shape) if noise is None else noise
+    variance = grainy.square().add_((model_error * bend(field, mask)).square_()).add_(floor**2)
+    return torch.where(mask, variance.sqrt_(), 0.0)
+
+
+def roughness(field: Tensor, mask: Tensor) -> Tensor:
+    """Return the noise of a field if it is white: from the mixed third differences, in which what is smooth vanishes."""
+    cells, whole = field, mask
+    for axis in range(3):
+        n = cells.shape[axis] - 1
+        cells = cells.diff(dim=axis)
+        whole = whole.narrow(axis, 0, n) & whole.narrow(axis, 1, n)
+    inside = cells[whole]
+    if not inside.numel():
+        return field.new_zeros(())
+    return inside.abs().median() / (0.6745 * math.sqrt(8))
+
+
+def bend(field: Tensor, mask: Tensor) -> Tensor:
+    """Return the largest second difference along an axis in the neighbourhood of each voxel.
+
+    Where it is large, sources lie closer than the grid can tell, and sources on the grid make a field that differs from theirs by
+    a share of it.
+    """
+    largest = torch.zeros_like(field)
+    for axis in range(3):
+        n = field.shape[axis] - 2
+        if n < 1:
+            continue
+        before, here, after = (field.narrow(axis, start, n) for start in range(3))
+        whole = mask.narrow(axis, 0, n) & mask.narrow(axis, 1, n) & mask.narrow(axis, 2, n)
+        bent = torch.where(whole, (before + after).sub_(here, alpha=2).abs_(), 0.0)
+        middle = largest.narrow(axis, 1, n)
+        middle.copy_(torch.maximum(middle, bent))
+    return max_pool3d(largest[None], 3, 1, 1)[0]

@@ -1,0 +1,42 @@
+"""Where edges of χ are to be expected, learnt from the χ so far."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from paradia.fft import Window
+from paradia.operators.gradient import Gradient
+
+SHARPNESS = 1.5
+"""How fast the price of a slope falls where the slopes are steep."""
+
+LEAST = 0.1
+"""Least factor of the price, so that nothing is free."""
+
+
+def expected(chi: Tensor, window: Window) -> Tensor:
+    r"""Return factors on the price of each slope, with a mean of one inside the mask.
+
+    They are :math:`(1 + |\nabla_i\tilde\chi| / s)^{-3/2}` with χ smoothed over three voxels and :math:`s` its mean absolute slope:
+    what is likely an edge costs less, what is likely flat more. This is what becomes of a Laplace prior when the scale at each
+    voxel is itself unknown and learnt from its surroundings.
+
+    Parameters
+    ----------
+    chi
+        Susceptibility in the window.
+    window
+        Around the mask.
+    """
+    slopes = Gradient(window.grid, periodic=True)(_smooth(chi * window.mask)).abs_()
+    usual = slopes[:, window.mask].mean().clamp_min(torch.finfo(chi.dtype).tiny)
+    factors = slopes.div_(usual).add_(1).pow_(-SHARPNESS)
+    return factors.div_(factors[:, window.mask].mean()).clamp_min_(LEAST)
+
+
+def _smooth(image: Tensor) -> Tensor:
+    """Average over three voxels along each axis, the middle one counting twice."""
+    for axis in range(3):
+        image = image.roll(1, axis).add_(image.roll(-1, axis)).add_(image, alpha=2).div_(4)
+    return image

@@ -1,0 +1,112 @@
+"""What total-field methods share: slopes, structure, doubt."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from paradia.fft import Window
+from paradia.grid import Grid
+from paradia.operators.dipole import Dipole
+from paradia.sources.doubt import bend, doubt, roughness
+from paradia.sources.slopes import Variation, ahead, behind, edges
+from paradia.sources.split import Effort, Split, structured
+from paradia.sources.structure import LEAST, expected
+
+
+def test_differences_are_adjoint_and_those_of_numpy(generator):
+    """Independent: numpy.roll, and the inner product."""
+    x, y = (torch.randn((5, 6, 7), generator=generator, dtype=torch.float64) for _ in range(2))
+    for axis, size in enumerate((1.0, 1.3, 0.7)):
+        forward, backward = torch.zeros_like(x), torch.zeros_like(x)
+        ahead(forward, x, axis, size)
+        behind(backward, y, axis, size)
+        torch.testing.assert_close(forward, (x.roll(-1, axis) - x) / size)
+        torch.testing.assert_close(backward, (y - y.roll(1, axis)) / size)
+        torch.testing.assert_close((forward * y).sum(), -(x * backward).sum())
+
+
+def test_an_edge_is_cheap_and_a_plain_is_dear(grid):
+    """A step along one axis lowers the price of that axis's slopes beside it and of no others."""
+    grid = grid.with_shape((36, 30, 32))
+    mask = torch.ones(grid.shape, dtype=torch.bool)
+    chi = torch.zeros(grid.shape)
+    chi[18:] = 0.1
+    factors = expected(chi, Window.around(mask, grid))
+    assert factors[0, 17].max() < 0.5 * factors[0, 8].min()
+    assert factors[1:].std() < 1e-6
+    assert factors.min() >= LEAST
+
+
+def test_a_flat_map_expects_edges_nowhere(grid):
+    grid = grid.with_shape((36, 30, 32))
+    factors = expected(torch.zeros(grid.shape), Window.around(torch.ones(grid.shape, dtype=torch.bool), grid))
+    assert torch.equal(factors, torch.ones_like(factors))
+
+
+def test_prices_scale_the_dual(grid):
+    slopes = Variation(grid, [edge.float() for edge in edges(torch.ones(grid.shape, dtype=torch.bool))])
+    slopes.expect([torch.full(grid.shape, 0.25)] * 3)
+    slopes.step(100 * torch.randn(grid.shape, generator=torch.Generator().manual_seed(0)))
+    assert max(float(u.abs().max()) for u in slopes.dual) == 0.25
+
+
+def test_roughness_is_the_noise_under_any_quadratic(grid, generator):
+    x, y, z = (torch.linspace(-1, 1, n) for n in grid.shape)
+    smooth = x[:, None, None] ** 2 + 3 * x[:, None, None] * y[None, :, None] - z[None, None, :]
+    noise = 0.02 * torch.randn(grid.shape, generator=generator)
+    mask = torch.ones(grid.shape, dtype=torch.bool)
+    assert float(roughness(smooth + noise, mask)) == pytest.approx(0.02, rel=0.03)
+    assert float(roughness(smooth, mask)) < 1e-5
+
+
+def test_roughness_of_scattered_voxels_is_nought(grid):
+    mask = torch.zeros(grid.shape, dtype=torch.bool)
+    mask[::2, ::2, ::2] = True
+    assert float(roughness(torch.randn(grid.shape), mask)) == 0
+
+
+def test_bend_is_the_largest_second_difference_near_by_loop(generator):
+    field = torch.randn((6, 5, 7), generator=generator)
+    mask = torch.rand((6, 5, 7), generator=generator) > 0.2
+    single = np.zeros(field.shape, dtype=np.float32)
+    for place in np.ndindex(*field.shape):
+        for axis in range(3):
+            before, after = (tuple(p + s * (a == axis) for a, p in enumerate(place)) for s in (-1, 1))
+            if before[axis] < 0 or after[axis] >= field.shape[axis] or not (mask[before] and mask[place] and mask[after]):
+                continue
+            single[place] = max(single[place], abs(float(field[before] + field[after] - 2 * field[place])))
+    largest = np.zeros_like(single)
+    for place in np.ndindex(*field.shape):
+        largest[place] = single[tuple(slice(max(p - 1, 0), p + 2) for p in place)].max()
+    torch.testing.assert_close(bend(field, mask), torch.from_numpy(largest))
+
+
+def test_doubts_add_in_squares_inside_the_mask_alone(grid, generator):
+    mask = torch.rand(grid.shape, generator=generator) > 0.3
+    noise = torch.full(grid.shape, 0.003)
+    told = doubt(torch.zeros(grid.shape), mask, noise, 0.02, floor=0.004)
+    torch.testing.assert_close(told, 0.005 * mask)
+    bent = doubt(torch.randn(grid.shape, generator=generator), mask, noise, 0.02)
+    assert (bent >= told * math.hypot(0.003, 0.001) / 0.005 - 1e-9).all()
+
+
+def test_a_fit_explains_the_field_and_tells_the_sides_apart(generator):
+    grid = Grid((36, 27, 32), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
+    mask = torch.zeros(grid.shape, dtype=torch.bool)
+    mask[3:-3, 3:-3, 3:-3] = True
+    chi = torch.zeros(grid.shape)
+    chi[10:18, 8:16, 10:20] = 0.1
+    chi[22:28, 10:20, 8:14] = -0.05
+    air = torch.zeros(grid.shape)
+    air[:2, 10:20, 10:20] = 5.0
+    field = (Dipole(grid)(chi + air) + 0.001 * torch.randn(grid.shape, generator=generator)) * mask
+    window = Window.around(mask, grid, 10.0, field=field)
+    split = Split(window, doubt(window.take(field), window.mask, None, 0.02), 0.07)
+    found = structured(split, window, window.take(field), 0.08, Effort(60, 3, 20))
+    assert found.iterations == 60
+    assert (split.dipole(found.x) - window.take(field))[window.mask].std() < 0.002
+    assert (window.put(found.x) - chi)[mask].std() < 0.2 * chi[mask].std()
