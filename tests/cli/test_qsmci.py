@@ -299,7 +299,7 @@ def test_a_submission_that_fails_says_so(command, tmp_path):
 def test_knobs_of_one_name_are_told_apart(command, tmp_path):
     folder = emitted(command, tmp_path, "bfr+dipole", "pdf+tv")
     parameters = {p["name"]: p["default"] for p in yaml.safe_load((folder / "algorithm.yml").read_text())["parameters"]}
-    assert {"background.max_iter", "inversion.max_iter", "rho"} <= set(parameters)
+    assert {"background.max_iter", "inversion.max_iter", "weight"} <= set(parameters)
     protocol = understand("bfr+dipole", "pdf+tv").protocol
     turned = with_knobs(protocol, parameters | {"inversion.max_iter": 3})
     assert [step.knobs["max_iter"] for step in turned.steps] == [parameters["background.max_iter"], 3]

@@ -4,9 +4,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from paradia.cli.app import ELSEWHERE
 from paradia.registry import STAGES, load, methods
 
-METHODS = [(stage, method) for stage in STAGES for method in methods(stage)]
+METHODS = [(stage, method) for stage in STAGES for method in methods(stage) if (stage, method) not in ELSEWHERE]
 TIMES = ("--echo-times", "0.004", "0.012", "0.020", "--b0", "3")
 
 
@@ -26,6 +27,16 @@ def test_every_method_has_help(stage, name, command):
     for knob in load(stage, name).knobs:
         assert knob.replace("_", "-") in told.out
     assert ":math:" not in told.out
+
+
+@pytest.mark.parametrize(
+    "words", [["inversion", "cosmos", "chi.nii.gz", "--directions", "a.npy"], ["tune", "inversion", "cosmos", "--out", "there"]]
+)
+def test_what_takes_several_scans_is_sent_to_its_own_command(words, command):
+    told = command(*words)
+    assert told.status == 2
+    assert "takes several scans, not the images of one. Use paradia cosmos" in told.err
+    assert "paradia cosmos" in command(*words[: words.index("cosmos") + 1], "--help").out
 
 
 @pytest.mark.parametrize(("stage", "name"), METHODS)

@@ -39,8 +39,8 @@ def test_without_values_the_sweep_is_around_the_default(call, tmp_path):
     told = call("--out", tmp_path / "out", "--max-iter", "3", "--refine", "0", method="tv")
     assert told.status == 0, told.err
     rows = list(csv.DictReader((tmp_path / "out" / "tune.csv").read_text().splitlines()))
-    assert float(rows[0]["weight"]) == pytest.approx(5e-6)
-    assert float(rows[-1]["weight"]) == pytest.approx(4.5e-3)
+    assert float(rows[0]["weight"]) == pytest.approx(0.11 / 30, rel=1e-3)
+    assert float(rows[-1]["weight"]) == pytest.approx(0.11 * 30, rel=1e-3)
     assert "Without a noise map" in told.out
     assert "max_iter" in told.err, "warnings of the method are told"
 

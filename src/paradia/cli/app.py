@@ -17,6 +17,9 @@ COMMANDS = {
     "qsmci": "Run a step between folders of the QSM-CI benchmark, or write the folder that submits it there.",
 }
 
+ELSEWHERE = {("inversion", "cosmos"): "paradia cosmos"}
+"""Methods that take more than one image of a kind, which no single step reads, and the commands that do."""
+
 
 def app() -> App:
     """Build the command line without importing any method."""
@@ -42,7 +45,7 @@ def app() -> App:
             branch.command(
                 f"paradia.cli.tune:{stage.name}__{method}",
                 name=method.replace("_", "-"),
-                help=f"Choose a knob of {stage.name} {method} on your own data.",
+                help=_help(stage.name, method, f"Choose a knob of {stage.name} {method} on your own data."),
             )
         tuning.command(branch)
     root.command(tuning)
@@ -50,6 +53,15 @@ def app() -> App:
     for stage in STAGES.values():
         branch = App(name=stage.name, help=stage.summary, group=single)
         for method in methods(stage.name):
-            branch.command(f"paradia.cli.single:{stage.name}__{method}", name=method.replace("_", "-"), help=summary(stage.name, method))
+            branch.command(
+                f"paradia.cli.single:{stage.name}__{method}",
+                name=method.replace("_", "-"),
+                help=_help(stage.name, method, summary(stage.name, method)),
+            )
         root.command(branch)
     return root
+
+
+def _help(stage: str, method: str, text: str) -> str:
+    """Say what a command does, or which other one does it."""
+    return f"Takes several scans: use {ELSEWHERE[stage, method]}." if (stage, method) in ELSEWHERE else text

@@ -84,7 +84,7 @@ def compare(
         Folder for ``compare.csv``, ``compare.png`` and the maps.
     methods
         What is exchanged in the protocol, as ``inversion=tv,rts,tkd``; several of these give all combinations. A method may
-        have knobs, as ``tv:weight=0.001``. ``singlestep=…`` takes the place of background removal and inversion.
+        have knobs, as ``tv:weight=0.2``. ``singlestep=…`` takes the place of background removal and inversion.
     protocols
         Whole protocols to compare, by name or file; beside the methods where these are given too.
     protocol

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from cyclopts import Parameter
 
+from paradia.cli.app import ELSEWHERE
 from paradia.cli.job import versions
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
@@ -51,7 +52,19 @@ def __getattr__(name: str) -> Callable[..., int]:
     stage, separator, method = name.partition("__")
     if not separator or name.startswith("__"):
         raise AttributeError(name)
-    return _command(load(stage, method))
+    return refusal(stage, method) or _command(load(stage, method))
+
+
+def refusal(stage: str, method: str) -> Callable[..., int] | None:
+    """Return a command that names the right one, where files of one scan are not enough for a method."""
+    if (stage, method) not in ELSEWHERE:
+        return None
+    other = ELSEWHERE[stage, method]
+
+    def command(*_: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]) -> int:
+        raise InputError(f"{stage} {method} takes several scans, not the images of one. Use {other}; see {other} --help.")
+
+    return command
 
 
 def _command(method: Method) -> Callable[..., int]:

@@ -39,7 +39,7 @@ def __getattr__(name: str) -> Callable[..., int]:
     stage, separator, method = name.partition("__")
     if not separator or name.startswith("__"):
         raise AttributeError(name)
-    return _command(load(stage, method))
+    return single.refusal(stage, method) or _command(load(stage, method))
 
 
 def _command(method: Method) -> Callable[..., int]:
@@ -112,7 +112,7 @@ def sweep_values(text: str) -> list[float]:
             return [float(f"{v:.4g}") for v in np.geomspace(float(first), float(last), int(count))]
         return [float(word) for word in text.split(",")]
     except ValueError as error:
-        raise InputError(f"values are written FIRST:LAST:COUNT or A,B,C,…, got {text!r}. For example 1e-5:1e-3:9.") from error
+        raise InputError(f"values are written FIRST:LAST:COUNT or A,B,C,…, got {text!r}. For example 0.01:1:9.") from error
 
 
 def _around(default: Any) -> list[float]:

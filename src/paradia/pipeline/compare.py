@@ -67,7 +67,7 @@ def variants(base: Protocol, choices: Sequence[str]) -> dict[str, Protocol]:
     base
         Where every other step and knob comes from.
     choices
-        Each ``stage=method,method``; a method may have knobs after colons, as ``tv:weight=0.01``. Methods of ``singlestep``
+        Each ``stage=method,method``; a method may have knobs after colons, as ``tv:weight=0.2``. Methods of ``singlestep``
         stand beside the combinations of the others, in the place of background removal and inversion.
 
     Returns

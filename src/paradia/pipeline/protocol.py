@@ -100,7 +100,7 @@ class Protocol:
             target, equals, value = setting.partition("=")
             stage, dot, knob = target.partition(".")
             if not (equals and dot and knob):
-                raise InputError(f"a setting is written stage.knob=value, got {setting!r}. For example: inversion.weight=0.001")
+                raise InputError(f"a setting is written stage.knob=value, got {setting!r}. For example: inversion.weight=0.2")
             protocol = protocol._turn(stage.strip(), knob.strip(), _value(value.strip()))
         return protocol
 
