@@ -86,6 +86,38 @@ def test_coils_are_read_from_one_file_or_one_an_echo(apart, command, coils, smal
     assert np.median(np.abs(np.angle(turn))[:, small.mask]) < 0.05
 
 
+@pytest.mark.parametrize("stated", [False, True])
+@pytest.mark.parametrize("name", ["rss", "mcpc3ds"])
+def test_combined_echoes_are_mapped_without_further_options(name, stated, command, coils, files, tmp_path):
+    """Echo times and field strength, from options or the coils' sidecars, go on with the combined images."""
+    words = [*coil_options(coils), *TIMES]
+    if not stated:
+        words = []
+        for part in ("magnitude", "phase"):
+            (tmp_path / f"{part}.nii").symlink_to(coils[part])
+            words += [f"--{part}", tmp_path / f"{part}.nii"]
+        (tmp_path / "scan.json").write_text(json.dumps({"EchoTime": [0.004, 0.012, 0.020], "MagneticFieldStrength": 2.89}))
+    out = tmp_path / "combined" / "magnitude.nii.gz"
+    assert command("combine", name, out, *words).status == 0
+    for path in (out, tmp_path / "combined" / "magnitude_phase.nii.gz"):
+        sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        assert sidecar["EchoTime"] == [0.004, 0.012, 0.020]
+        assert sidecar["MagneticFieldStrength"] == (3.0 if stated else 2.89)
+    if name == "mcpc3ds":
+        told = command("qsm", out, path, tmp_path / "maps", "--mask", files["mask"], "--protocol", "fast")
+        assert told.status == 0, told.err
+    told = command("relaxometry", "arlo", tmp_path / "r2star.nii.gz", "--magnitude", out, "--mask", files["mask"])
+    assert told.status == 0, told.err
+
+
+def test_coils_of_unknown_echo_times_are_combined_all_the_same(command, coils, tmp_path):
+    out = tmp_path / "combined.nii.gz"
+    assert command("combine", "rss", out, *coil_options(coils)).status == 0
+    assert "EchoTime" not in json.loads((tmp_path / "combined.json").read_text())
+    told = command("combine", "rss", tmp_path / "again.nii.gz", *coil_options(coils), "--echo-times", "0.004", "--b0", "3")
+    assert "3 echoes, but there are 1 echo times" in told.err
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_mdi_takes_coils_or_combined_echoes(apart, command, coils, files, small, tmp_path):
     for place, images in enumerate((coil_options(coils, apart=apart), ["--magnitude", files["magnitude"], "--phase", files["phase"]])):

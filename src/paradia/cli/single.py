@@ -128,7 +128,7 @@ def _images(method: Method) -> list[str]:
 def _offered(name: str, method: Method) -> bool:
     """Whether a common option means something to a method."""
     if name in ("echo_times", "b0"):
-        return "scan" in method.takes
+        return "scan" in method.takes or method.stage == "combine"
     return name not in _PHASE or "phase" in _images(method)
 
 
@@ -162,6 +162,8 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
             "Command": shlex.join(["paradia", *sys.argv[1:]]),
             "SoftwareVersions": versions(),
         }
+        if method.stage == "combine" and "scan" in board:  # echoes go out, and the next step asks for their times
+            sidecar |= {"EchoTime": list(board["scan"].echo_times), "MagneticFieldStrength": board["scan"].b0}
         for name, path in places.items():
             save_map(path, name, outcome.maps[name].cpu(), affine, sidecar)
             progress.done(str(path))
@@ -174,7 +176,7 @@ def read_board(method: Method, given: dict[str, Any], extra: tuple[str, ...] = (
     first: Volumes | None = None
     if _given_coils(method, given):
         coils = _coils(method, given)
-        board |= {COILS: coils.images, "grid": coils.grid, **({"scan": coils.scan} if "scan" in method.takes else {})}
+        board |= {COILS: coils.images, "grid": coils.grid, **({} if coils.scan is None else {"scan": coils.scan})}
         first = Volumes(np.empty((1, *coils.grid.shape), np.float32), coils.affine, coils.sources)
         if coils.nonfinite is not None and method.stage != "combine":
             board["invalid"] = coils.nonfinite

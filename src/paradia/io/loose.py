@@ -118,7 +118,8 @@ class Coils(NamedTuple):
     images: Tensor
     """Complex, (echo, coil, x, y, z), with a phase that grows with the field."""
     grid: Grid
-    scan: Scan
+    scan: Scan | None
+    """Nothing where it is neither needed nor told."""
     affine: NDArray[np.float64]
     """4×4 matrix from voxel indices to scanner coordinates, mm."""
     sources: tuple[Path, ...]
@@ -166,10 +167,7 @@ def coils_from_files(
         raise GeometryError(f"{angles.label} holds {others} echoes, but {first.label} holds {echoes}. Give both of the same echoes.")
     _check_pair(first, angles)
     sidecars, phase_sidecar = _sidecars({kind: given.get(kind, ()) for kind in _KINDS}, None)
-    if need_scan:
-        scan, scan_notes = scan_from(sidecars, first.label, echoes, echo_times=echo_times, b0=b0)
-    else:
-        scan, scan_notes = Scan(tuple(np.linspace(1e-3, 0.1, echoes))), ()
+    scan, scan_notes = _scan_if_told(sidecars, first.label, echoes, echo_times, b0, need_scan)
     stated = b0_dir if b0_dir is not None else direction(sidecars[0], first.label)
     grid, where = geometry(first, stated, "as stated" if b0_dir is not None else "from B0_dir")
     bad, bad_notes = merge_nonfinite(first, angles)
@@ -214,6 +212,18 @@ def _sidecars(given: Mapping[str, tuple[Path, ...]], root: Path | None) -> tuple
             _check_echo_time(merged[place], sidecar, given, place)
             merged[place] = {**sidecar, **merged[place]}
     return merged, sidecar_of(given["phase"][0], root) if given["phase"] else {}
+
+
+def _scan_if_told(
+    sidecars: list[dict[str, Any]], label: str, echoes: int, echo_times: Sequence[float] | None, b0: float | None, needed: bool
+) -> tuple[Scan | None, tuple[str, ...]]:
+    """Settle echo times and field strength; where nobody needs or states them, they may be unknown."""
+    try:
+        return scan_from(sidecars, label, echoes, echo_times=echo_times, b0=b0)
+    except MetadataError:
+        if needed or echo_times:
+            raise
+        return None, ()
 
 
 def _check_echo_time(one: Mapping[str, Any], other: Mapping[str, Any], given: Mapping[str, tuple[Path, ...]], place: int) -> None:

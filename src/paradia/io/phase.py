@@ -99,7 +99,7 @@ def to_radians(values: NDArray, name: str, *, units: str | None = None, sidecar_
     good = np.isfinite(values)
     if not good.any():
         raise PhaseError(f"{name} holds no finite value at all. Convert the phase again.")
-    low, high = float(values[good].min()), float(values[good].max())
+    low, high = float(np.min(values, where=good, initial=np.inf)), float(np.max(values, where=good, initial=-np.inf))
     if low == high:
         raise PhaseError(f"{name} holds no phase: every value is {low:g}. Check that the phase was exported.")
     if units is None and (sidecar_units or "").strip().lower() in NOT_PHASE:
@@ -189,20 +189,25 @@ def _wraps(values: NDArray, low: float, high: float) -> bool:
 
 def _full_ends(values: NDArray, low: float, high: float) -> bool:
     """Tell whether both ends of the range are filled as by wrapped phase; a constant background does not count."""
-    sample = (values[np.isfinite(values)].astype(np.float64) - low) / (high - low)
-    counts, _ = np.histogram(sample, bins=50, range=(0, 1))
+    counts = np.zeros(50, np.int64)
+    for volume in values:  # one at a time: there may be hundreds, of many coils
+        sample = (volume[np.isfinite(volume)].astype(np.float64) - low) / (high - low)
+        counts += np.histogram(sample, bins=50, range=(0, 1))[0]
     fill = np.median(counts)
     return bool(min(counts[0], counts[-1]) >= 0.2 * fill)
 
 
 def _convert(values: NDArray, good: NDArray, encoding: Encoding) -> NDArray[np.float32]:
-    if encoding.name == "rad":
-        phase = np.where(good, values, 0).astype(np.float32)
-    else:
-        scale = 2 * math.pi / (encoding.high - encoding.low)
-        phase = ((np.where(good, values, encoding.zero).astype(np.float64) - encoding.zero) * scale).astype(np.float32)
-    if np.abs(phase).max() > np.float32(math.pi):  # what is within ±π stays bit for bit
-        phase = (phase - 2 * math.pi * np.round(phase.astype(np.float64) / (2 * math.pi))).astype(np.float32)
+    phase = np.empty(values.shape, np.float32)
+    scale = 2 * math.pi / (encoding.high - encoding.low)
+    for radians, volume, known in zip(phase, values, good, strict=True):  # one at a time: only one is held in double precision
+        if encoding.name == "rad":
+            radians[...] = np.where(known, volume, 0)
+        else:
+            radians[...] = (np.where(known, volume, encoding.zero).astype(np.float64) - encoding.zero) * scale
+    if max(phase.max(), -phase.min()) > np.float32(math.pi):  # what is within ±π stays bit for bit
+        for radians in phase:
+            radians -= 2 * math.pi * np.round(radians.astype(np.float64) / (2 * math.pi))
     return phase
 
 
