@@ -34,8 +34,8 @@ STAGES = ("background", "inversion", "singlestep")
 USUAL = ("coarse", "coarse-7t", "coarse-cut", "thick", "full", "zubal-coarse")
 
 PAIRS = (
-    "joint+tv", "joint+hdqsm", "joint+l1", "joint+medi", "joint+fansi", "pdf+tv", "pdf+hdqsm", "pdf+l1", "vsharp+tkd", "vsharp+tv",
-    "vsharp+hdqsm", "vsharp+l1", "ismv+hdqsm", "resharp+hdqsm", "lbv+tv", "harperella+tv",
+    "joint+l1bayes", "joint+tv", "joint+nltv", "joint+whqsm", "joint+hdqsm", "pdf+tv", "vsharp+tkd", "vsharp+rts", "vsharp+tv",
+    "vsharp+l1bayes", "vsharp+whqsm", "vsharp+hdqsm", "ismv+hdqsm", "resharp+hdqsm", "lbv+tv",
 )  # fmt: skip
 """Background removal and inversion together, where both exist."""
 

@@ -230,7 +230,7 @@ def _acquisition(method: Method, given: dict[str, Any]) -> Acquisition:
         phase_units=given.get("phase_units"),
         flip_sign=bool(given.get("flip_sign")),
         mask=given.get("mask"),
-        need_phase="phase" in method.takes,
+        need_phase="phase" in method.needs,
         need_scan="scan" in method.takes,
     )
 

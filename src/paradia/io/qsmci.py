@@ -50,7 +50,7 @@ SPANS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 NO_FILE = MappingProxyType(
     {
         "coil_images": "the images of single coils. Combine them with `paradia combine`.",
-        "directions": "the directions of several scans of one head. Work on them with `paradia inversion`.",
+        "directions": "the directions of several scans of one head. Work on them with `paradia cosmos`.",
     }
 )
 """Data that no folder of the benchmark can hold."""
