@@ -141,7 +141,7 @@ def test_names_say_what_is_particular():
     assert steps["inversion"].knobs == {"threshold": 0.3}
     assert [step.stage for step in base.steps] == list(steps)
     turned = base.turned(["inversion.weight=0.5"])
-    kept = variants(turned, ["inversion=tv:max_iter=3"])["tv:max_iter=3"]
+    kept = variants(turned, ["inversion=l1bayes:max_iter=3"])["l1bayes:max_iter=3"]
     assert next(step.knobs for step in kept.steps if step.stage == "inversion") == {"weight": 0.5, "max_iter": 3}
     for choice, error in (("mask=no", UnknownMethodError), ("combine=rss", UnknownStageError), ("inversion=tv:no=1", UnknownKnobError)):
         with pytest.raises(error):

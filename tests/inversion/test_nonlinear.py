@@ -81,7 +81,7 @@ class Terms:
     """The parts of the functionals in double precision, corners rounded by a hair so that they can be descended."""
 
     def __init__(self, end, knobs):
-        self.grid, self.hair, self.field, self.scale = end.frame.window.grid, 1e-7, end.field, end.scale
+        self.grid, self.field, self.scale, self.hair = end.frame.window.grid, end.field, end.scale, 1e-7
         self.weights, self.dipole = end.frame.weights.double(), end.frame.dipole.double()
         self.side = self.grid.voxel_volume ** (1 / 3)
         self.price = knobs["weight"] * self.side * self.scale.noise**1.5 / self.scale.field**0.5
@@ -142,17 +142,17 @@ def value_of(name, monkeypatch):
         monkeypatch.setattr(sys.modules["paradia.inversion.hdqsm"], "FIRST_STEP", 300)
     if name == "whqsm":
         x, y, _ = torch.meshgrid(*(torch.arange(n) * d for n, d in zip(GRID.shape, GRID.voxel_size, strict=True)), indexing="ij")
-        data[0] = field + mask * 0.02 * ((x - 12) * (y - 12) / 60)
+        data[0] = field + mask * 0.02 * ((x - 12) * (y - 12) + (x - 12) ** 2) / 60  # not quite harmonic
     if name == "medi":
         data[0] = field.clone()
-        data[0][11, 10, 8] += 0.1  # an outlier, nearly half a turn
+        data[0][11, 10, 8] += 0.04  # an outlier
         rate = torch.full(GRID.shape, 20.0)
         rate[7:11, 7:11, 5:8] = 1.0
         grain = 0.01 * torch.randn((2, *GRID.shape), generator=torch.Generator().manual_seed(5))
         data += [None, 1 + 10 * chi + grain, rate]
-        extra["edges"] = 0.2
+        extra = {"edges": 0.2, "csf": 1.0}
     knobs = knobs | extra
-    end = Ended(name, monkeypatch, *data, max_iter=1500 if name == "whqsm" else 400, tol=1e-6, **extra)
+    end = Ended(name, monkeypatch, *data, max_iter=800 if name == "whqsm" else 400, tol=1e-6, **extra)
     t, window, ours = Terms(end, knobs), end.frame.window, end.found[-1]
     weights, misfit = t.weights, t.misfit
 
@@ -172,7 +172,6 @@ def value_of(name, monkeypatch):
         trust = 1 - wrong / wrong.max()
         return t, lambda x: t.squares(misfit(x), trust * weights) + t.price * t.variation(x), ours
     if name == "whqsm":
-
         beta, stencil = knobs["harmony"] * t.side**4, end.frame.stencil.double()
         unit = (1 + beta * stencil.square()).sqrt()  # h is found as what its penalty makes round: it is stiff otherwise
 
@@ -210,7 +209,7 @@ def test_the_functional_is_as_low_as_lbfgs_of_scipy_gets_it(name, monkeypatch):
         (slope,) = torch.autograd.grad(value, x)
         return float(value.detach()), slope.flatten().numpy()
 
-    def descend(start, hairs, steps=200 if name == "whqsm" else 60):
+    def descend(start, hairs, steps=100 if name == "whqsm" else 60):
         for terms.hair in hairs:
             start = minimize(cost, start, jac=True, method="L-BFGS-B", options={"maxiter": steps, "maxcor": 20, "maxfun": 2000}).x
         return cost(start)[0]
@@ -218,10 +217,10 @@ def test_the_functional_is_as_low_as_lbfgs_of_scipy_gets_it(name, monkeypatch):
     mine = ours.flatten().numpy()
     theirs, polished = descend(0 * mine, (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)), descend(mine, (1e-7,))
     value = cost(mine)[0]
-    print(name, value/theirs, value/polished)
-    assert value < 1.001 * polished
-    assert value < 1.001 * theirs
-    assert theirs < 1.05 * value
+    most = 1.001 if name in ("l1", "whqsm") else 1.0001
+    assert value < most * polished
+    assert value < most * theirs
+    assert theirs < 1.1 * value
 
 
 def test_generalised_variation_with_dear_bends_is_plain_variation():
