@@ -7,11 +7,14 @@ a pair being one real-to-complex transform of that size there and back, measured
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 import torch
 from _machine import best_of, fft_pair_seconds, machine, save
+from torch import Tensor
 
 from paradia.fieldmap.linear import linear
+from paradia.fieldmap.mdi import mdi
 from paradia.fieldmap.nonlinear import nonlinear
 from paradia.grid import Grid
 from paradia.relaxometry.arlo import arlo
@@ -19,8 +22,10 @@ from paradia.relaxometry.nonlinear import nonlinear as decay_fit
 from paradia.scan import Scan
 from paradia.simulate.gre import gre
 from paradia.simulate.head import head
+from paradia.unwrap.best_path import best_path
 from paradia.unwrap.laplacian import laplacian
 from paradia.unwrap.romeo import romeo
+from paradia.unwrap.spun import spun
 
 PROTOCOLS = {3.0: (0.004, 0.012, 0.020, 0.028), 7.0: (0.004, 0.012, 0.020, 0.028)}
 """Echo times, s, by field strength: those of the 2019 challenge head, which at 7 T are hard on voxels beside air."""
@@ -45,31 +50,43 @@ def run(grid: Grid, b0: float, repeats: int) -> list[str]:
     def line(name: str, seconds: float, text: str) -> None:
         lines.append(f"| {name} | {seconds:.2f} | {seconds / pair:.0f} | {text} |")
 
-    for mode in ("individual", "template"):
-        seconds, unwrapped = best_of(lambda mode=mode: romeo(phase, magnitude, mask, scan, mode=mode), repeats)
+    def line_of_unwrapping(name: str, method: Callable[[], Tensor]) -> Tensor:
+        seconds, unwrapped = best_of(method, repeats)
         turns = (unwrapped[:, mask] - truth.offset[mask] - slope * truth.total_field[mask]) / (2 * torch.pi)
         wrong = (turns - turns.median(1, keepdim=True).values).abs() > 0.5
         share = ", ".join(f"{1e4 * w:.1f}" for w in wrong.double().mean(1).tolist())
-        line(f"romeo {mode}", seconds, f"wrong in 10,000 voxels, by echo: {share}")
+        line(name, seconds, f"wrong in 10,000 voxels, by echo: {share}")
+        return unwrapped
+
+    for mode in ("individual", "template"):
+        line_of_unwrapping(f"spun {mode}", lambda mode=mode: spun(phase, magnitude, mask, scan, mode=mode))
+    line_of_unwrapping("best_path", lambda: best_path(phase, mask, scan))
+    line_of_unwrapping("romeo individual", lambda: romeo(phase, magnitude, mask, scan, mode="individual"))
+    unwrapped = line_of_unwrapping("romeo template", lambda: romeo(phase, magnitude, mask, scan, mode="template"))
     seconds, _ = best_of(lambda: laplacian(phase[:1], mask, grid), 1)
     line("laplacian, one echo", seconds, "")
-    for fit in (linear, nonlinear):
-        seconds, result = best_of(lambda fit=fit: fit(unwrapped, magnitude, mask, grid, scan), repeats)
+    fits = {
+        "linear": lambda: linear(unwrapped, magnitude, mask, grid, scan),
+        "nonlinear": lambda: nonlinear(unwrapped, magnitude, mask, grid, scan),
+        "mdi, from wrapped echoes": lambda: mdi(mask, grid, scan, None, phase, magnitude),
+    }
+    for name, fit in fits.items():
+        seconds, result = best_of(fit, repeats)
         error = result.total_field[mask] - truth.total_field[mask]
         shift = error.median()
         wrong = (error - shift).abs() > 0.02
         score = ((error - shift) / bound)[~wrong]
         stated = (result.noise[mask] / bound).median()
         line(
-            f"fieldmap {fit.__name__}",
+            f"fieldmap {name}",
             seconds,
             f"off by > 20 ppb: {1e4 * float(wrong.double().mean()):.2f} in 10,000 of the brain, "
             f"{1e4 * float(wrong[result.mask[mask]].double().mean()):.2f} where it says it holds; "
             f"rest {float(score.square().mean().sqrt()):.3f} of the Cramér-Rao bound; "
             f"stated noise {float(stated):.3f} of it; overall shift {1e3 * float(shift):.3f} ppb",
         )
-    for name, fit in (("arlo", arlo), ("nonlinear", decay_fit)):
-        seconds, result = best_of(lambda fit=fit: fit(magnitude, mask, scan), repeats)
+    for name, decay in (("arlo", arlo), ("nonlinear", decay_fit)):
+        seconds, result = best_of(lambda decay=decay: decay(magnitude, mask, scan), repeats)
         error = result.r2star[mask] - truth.r2star[mask]
         score = error / result.r2star_noise[mask].clamp_min(1e-6)
         line(

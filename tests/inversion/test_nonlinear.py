@@ -145,7 +145,7 @@ def value_of(name, monkeypatch):
         data[0] = field + mask * 0.02 * ((x - 12) * (y - 12) + (x - 12) ** 2) / 60  # not quite harmonic
     if name == "medi":
         data[0] = field.clone()
-        data[0][11, 10, 8] += 0.04  # an outlier
+        data[0][5:20:4, 4:18:4, 6:12:4] += 0.06  # outliers
         rate = torch.full(GRID.shape, 20.0)
         rate[7:11, 7:11, 5:8] = 1.0
         grain = 0.01 * torch.randn((2, *GRID.shape), generator=torch.Generator().manual_seed(5))
@@ -187,7 +187,7 @@ def value_of(name, monkeypatch):
     before = Ended(name, monkeypatch, *data, max_iter=23, tol=1e-6, **extra).found[-1]  # outliers were last looked for in the 24th
     apart = (weights * torch.sin(misfit(before) * t.scale.phase / 2)).abs()
     excess = (apart / (6 * apart[weights > 0].square().mean().sqrt())).clamp_min(1)
-    assert int((excess > 1).sum()) in range(1, 5)
+    assert int((excess > 1).sum()) > 10
 
     def whole(x):
         uneven = x[fluid] - x[fluid].mean()

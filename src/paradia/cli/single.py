@@ -220,15 +220,16 @@ def read_board(method: Method, given: dict[str, Any], extra: tuple[str, ...] = (
     return board, first.affine
 
 
+def _stated(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what was stated of a scan, for its reader."""
+    return {name: given.get(name) for name in ("echo_times", "b0", "b0_dir", "phase_units")} | {"flip_sign": bool(given.get("flip_sign"))}
+
+
 def _acquisition(method: Method, given: dict[str, Any]) -> Acquisition:
     return from_files(
         given.get("magnitude"),
         given.get("phase"),
-        echo_times=given.get("echo_times"),
-        b0=given.get("b0"),
-        b0_dir=given.get("b0_dir"),
-        phase_units=given.get("phase_units"),
-        flip_sign=bool(given.get("flip_sign")),
+        **_stated(given),
         mask=given.get("mask"),
         need_phase="phase" in method.needs,
         need_scan="scan" in method.takes,
@@ -246,11 +247,7 @@ def _coils(method: Method, given: dict[str, Any]) -> Coils:
     return coils_from_files(
         given.get("magnitude"),
         given.get("phase"),
-        echo_times=given.get("echo_times"),
-        b0=given.get("b0"),
-        b0_dir=given.get("b0_dir"),
-        phase_units=given.get("phase_units"),
-        flip_sign=bool(given.get("flip_sign")),
+        **_stated(given),
         need_scan="scan" in method.takes,
     )
 
