@@ -27,7 +27,7 @@ from _machine import machine, save
 from paradia.metrics._masks import erode
 from paradia.metrics.accuracy import nrmse, xsim
 from paradia.pipeline.step import Step
-from paradia.registry import methods
+from paradia.registry import load, methods
 from paradia.scan import Scan
 
 STAGES = ("background", "inversion", "singlestep")
@@ -94,7 +94,8 @@ def names(stage: str, options: argparse.Namespace) -> list[str]:
     if stage == "pairs":
         there = [set(methods("background")), set(methods("inversion"))]
         return [p for p in options.pairs if all(part in known for part, known in zip(p.split("+"), there, strict=True))]
-    return [name for name in methods(stage) if not options.methods or name in options.methods]
+    measured = [name for name in methods(stage) if "directions" not in load(stage, name).needs]  # several heads at once are another story
+    return [name for name in measured if not options.methods or name in options.methods]
 
 
 def recall(name: str, cache: Path | None) -> Judged:
@@ -160,7 +161,7 @@ def score(image: torch.Tensor, valid: torch.Tensor, case: Judged, name: str) -> 
     if not valid.any() or not image[valid].isfinite().all():
         return Score(math.nan, math.nan, math.nan, float(valid.sum() / case.mask.sum()))
     means = (image[valid].mean(), wanted[valid].mean()) if name == "chi" else (0.0, 0.0)
-    like = xsim(image - means[0], wanted - means[1], valid)
+    like = xsim((image - means[0]) * valid, (wanted - means[1]) * valid, valid)  # nothing outside counts
     deep = nrmse(image, wanted, inner) if inner.any() else math.nan
     return Score(nrmse(image, wanted, valid), deep, like, float(valid.sum() / case.mask.sum()))
 

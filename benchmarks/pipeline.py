@@ -39,7 +39,7 @@ def score(outcome: Outcome, truth: Head) -> dict[str, float]:
         "local field, NRMSE % five voxels inside": nrmse(outcome.maps["local_field"], local_field, inner),
         "χ, NRMSE %": nrmse(chi, truth.chi, mask),
         "χ, NRMSE % five voxels inside": nrmse(chi, truth.chi, inner),
-        "χ, XSIM re-referenced": xsim(chi - chi[mask].mean(), truth.chi - truth.chi[mask].mean(), mask),
+        "χ, XSIM re-referenced": xsim((chi - chi[mask].mean()) * mask, (truth.chi - truth.chi[mask].mean()) * mask, mask),
         "brain mapped, %": 100 * mask.sum().item() / truth.mask.sum().item(),
     }
 
