@@ -10,7 +10,7 @@ from paradia.fft import Window, each, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.inversion._level import level
 from paradia.inversion._region import region
-from paradia.inversion._variation import MARGIN
+from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
 from paradia.operators.gradient import Gradient
 from paradia.operators.laplacian import Laplacian
@@ -155,23 +155,16 @@ class _Splitting:
         self.stencil = -Laplacian(grid).to(field).kernel
         self.inverse = self.dipole.square().mul_(COUPLING).add_(self.rho * (self.stencil + self.confined)).reciprocal_()
         self.region = region(window.mask, grid, reach)
-        self.sizes = grid.voxel_size
         self.weighted, self.total = weights * field, weights + COUPLING
         self.data_dual = torch.zeros_like(field)
         self.outside = torch.zeros_like(field)
-        self.duals = [torch.zeros_like(field) for _ in range(3)]
-        self.divergence = torch.zeros_like(field)
-        self.limits: list[Tensor] = []
+        self.variation = Variation(grid, [], field)
         self.terms = (self._data, self._structure)
 
     def expect(self, prior: Tensor | None) -> None:
         """Set how far the duals may go: the prior, and nothing across the border of the region."""
-        for axis in range(3):
-            free = self.region & self.region.roll(-1, axis)
-            limit = self.largest * free
-            if prior is not None:
-                limit = limit * prior[axis]
-            self.limits[axis : axis + 1] = [limit]
+        limits = [self.largest * (self.region & self.region.roll(-1, axis)) for axis in range(3)]
+        self.variation.limit = limits if prior is None else [limit * factor for limit, factor in zip(limits, prior, strict=True)]
 
     def solve(self, pull: Tensor) -> Tensor:
         return pull.mul_(self.inverse)
@@ -186,19 +179,9 @@ class _Splitting:
     def _structure(self, chi: Tensor) -> Tensor:
         """Move slopes, and χ outside its region, to their splits; both pull through one transform."""
         x = irfftn(chi, self.outside.shape)
-        divergence = torch.zeros_like(x)
-        for axis, (u, limit, size) in enumerate(zip(self.duals, self.limits, self.sizes, strict=True)):
-            last = x.shape[axis] - 1
-            u.sub_(x, alpha=1 / size)
-            u.narrow(axis, 0, last).add_(x.narrow(axis, 1, last), alpha=1 / size)
-            u.narrow(axis, last, 1).add_(x.narrow(axis, 0, 1), alpha=1 / size)
-            u.clamp_(-limit, limit)
-            divergence.sub_(u, alpha=1 / size)
-            divergence.narrow(axis, 1, last).add_(u.narrow(axis, 0, last), alpha=1 / size)
-            divergence.narrow(axis, 0, 1).add_(u.narrow(axis, last, 1), alpha=1 / size)
-        before, self.divergence = self.divergence, divergence
+        slopes = self.variation.step(x)
         self.outside = torch.where(self.region, 0.0, self.outside + x)
-        pull = before.sub_(divergence, alpha=2).add_(torch.where(self.region, x, -self.outside), alpha=self.confined)
+        pull = slopes.add_(torch.where(self.region, x, -self.outside), alpha=self.confined)
         return rfftn(pull).addcmul_(self.stencil, chi).mul_(self.rho)
 
 
