@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.fft import bounding_box, crop, irfftn, rfftn
+from paradia.fft import bounding_box
 from paradia.grid import Grid
 from paradia.types import Echoes, Mask
 from paradia.unwrap._checks import check
@@ -54,10 +54,11 @@ def laplacian(phase: Echoes, mask: Mask, grid: Grid, *, padding: int = 8) -> Ech
     box = bounding_box(mask, max(int(padding), 0))
     inside = mask[box]
     result = torch.zeros_like(phase)
+    cosines = [_cosines(n).to(phase) for n in inside.shape]
     inverse = _inverse(inside.shape, grid).to(phase)
-    for echo in range(phase.shape[0]):  # one at a time: the mirrored volume is eight times the box
+    for echo in range(phase.shape[0]):
         wrapped = torch.nan_to_num(phase[echo][box])
-        smooth = _solve(_laplacian_of(wrapped, grid), inverse)
+        smooth = _solve(_laplacian_of(wrapped, grid), cosines, inverse)
         smooth = smooth - smooth[inside].mean()
         result[echo][box] = torch.where(inside, smooth, 0)
     return result
@@ -76,19 +77,28 @@ def _laplacian_of(phase: Tensor, grid: Grid) -> Tensor:
     return total
 
 
+def _cosines(n: int) -> Tensor:
+    """Return the orthonormal cosine transform of a length as a matrix: at these lengths as quick as a fast one, on any device."""
+    place, order = torch.arange(n, dtype=torch.float64) + 0.5, torch.arange(n, dtype=torch.float64)
+    matrix = torch.cos(torch.pi / n * order[:, None] * place) * (2 / n) ** 0.5
+    matrix[0] *= 0.5**0.5
+    return matrix
+
+
 def _inverse(shape: tuple[int, ...], grid: Grid) -> Tensor:
-    """Return the inverse of the mirrored Laplacian in frequency, in float64."""
+    """Return the inverse of the Laplacian with mirrored borders, order by order of the cosines, in float64."""
     total = torch.zeros((), dtype=torch.float64)
     for axis, (n, size) in enumerate(zip(shape, grid.voxel_size, strict=True)):
-        full = 2 * n
-        count = n + 1 if axis == 2 else full
-        wave = (2 * torch.cos(2 * torch.pi * torch.arange(count, dtype=torch.float64) / full) - 2) / size**2
+        wave = (2 * torch.cos(torch.pi * torch.arange(n, dtype=torch.float64) / n) - 2) / size**2
         total = total + wave.view([-1 if a == axis else 1 for a in range(3)])
     return torch.where(total < -1e-12, 1 / total.clamp_max(-1e-12), 0)
 
 
-def _solve(source: Tensor, inverse: Tensor) -> Tensor:
-    mirrored = source
-    for axis in range(3):
-        mirrored = torch.cat((mirrored, mirrored.flip(axis)), axis)
-    return crop(irfftn(rfftn(mirrored) * inverse, mirrored.shape), source.shape)
+def _solve(source: Tensor, cosines: list[Tensor], inverse: Tensor) -> Tensor:
+    """Transform, divide, transform back; each product moves its axis to the end, so that three restore the order."""
+    for matrix in cosines:
+        source = torch.tensordot(source, matrix, dims=([0], [1]))
+    source = source * inverse
+    for matrix in cosines:
+        source = torch.tensordot(source, matrix, dims=([0], [0]))
+    return source
