@@ -221,6 +221,7 @@ def test_a_folder_without_permission_is_told(files, command, tmp_path):
     assert "cannot write to" in told.err
 
 
+@pytest.mark.slow
 def test_two_passes_are_in_the_maps_the_sidecar_and_the_report(files, command, tmp_path):
     call = ("qsm", files["magnitude"], files["phase"], tmp_path / "out", *TIMES, *B0, *FAST)
     told = command(*call)
