@@ -1,13 +1,17 @@
 """What every background removal keeps."""
 
+import math
 from inspect import signature
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
 from paradia.errors import ConvergenceWarning, GeometryError, MaskError
+from paradia.fft import Window
 from paradia.grid import Grid
+from paradia.operators.dipole import Dipole
 from paradia.registry import load, methods
 from paradia.simulate.head import head
 
@@ -259,3 +263,23 @@ def test_joint_leaves_the_residual_on_request(fine):
     left = (whole - plain)[fine.mask]
     assert 0.3 * fine.noise.max() < left.std() < 3 * fine.noise.max()
     assert ((plain - fine.local)[fine.mask]).std() < ((whole - fine.local)[fine.mask]).std()
+
+
+def test_pdf_run_to_its_end_equals_dense_least_squares_of_numpy():
+    """What no source outside can make is left, as the pseudo-inverse of the dipole's matrix says."""
+    grid = Grid((8, 7, 6), (3.0, 3.5, 4.0), (0.2, -0.3, 0.93))
+    mask = torch.zeros(grid.shape, dtype=torch.bool)
+    mask[2:6, 2:5, 1:5] = True
+    field = torch.randn(grid.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64) * mask
+    noise = 1 + torch.rand(grid.shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    window = Window.around(mask, grid, 4.0)
+    units = torch.eye(math.prod(window.grid.shape), dtype=torch.float64).reshape(-1, *window.grid.shape)
+    matrix = Dipole(window.grid).double()(units).flatten(1).T.numpy()
+    inside = window.mask.flatten().numpy()
+    weights = 1 / window.take(noise).flatten().numpy()[inside]
+    target = window.take(field).flatten().numpy()[inside]
+    sources, *_ = np.linalg.lstsq(weights[:, None] * matrix[np.ix_(inside, ~inside)], weights * target, rcond=1e-6)
+    left = target - matrix[np.ix_(inside, ~inside)] @ sources
+    pdf = load("background", "pdf").function
+    got = pdf(field, mask, grid, noise, margin=4.0, model_error=0.0, max_iter=2000, tol=1e-10).local_field
+    np.testing.assert_allclose(got[mask].numpy(), left, atol=1e-3)

@@ -15,6 +15,7 @@ from paradia.inversion.ilsqr import ilsqr
 from paradia.inversion.l1bayes import l1bayes
 from paradia.inversion.ndi import ndi
 from paradia.inversion.tikhonov import tikhonov
+from paradia.inversion.tkd import MARGIN, tkd
 from paradia.inversion.tsvd import tsvd
 from paradia.operators.dipole import Dipole
 from paradia.simulate.head import head as simulated
@@ -51,6 +52,20 @@ def test_tsvd_equals_numpys_truncated_singular_values(small):
     chi = vt[kept].T @ ((u[:, kept].T @ window.take(field).flatten().numpy()) / s[kept]) / kept.mean()
     inside = window.mask.flatten().numpy()
     np.testing.assert_allclose(tsvd(field, mask, SMALL)[mask].numpy(), chi[inside], atol=1e-9)
+
+
+def test_tkd_equals_a_division_by_numpy(small):
+    """The dipole as the transform of its response to one voxel, over all frequencies, held above the threshold."""
+    mask, field = small
+    window = Window.around(mask, SMALL, MARGIN)
+    point = torch.zeros(window.grid.shape, dtype=torch.float64)
+    point[0, 0, 0] = 1
+    dipole = np.fft.fftn((Dipole(window.grid).double() @ point).numpy()).real
+    held = np.where(np.abs(dipole) < 0.15, np.where(dipole < 0, -0.15, 0.15), dipole)
+    inverse = 1 / held
+    inverse[0, 0, 0] = 0  # the mean, which no field knows
+    chi = np.fft.ifftn(np.fft.fftn(window.take(field).numpy()) * inverse / np.mean(dipole * inverse)).real
+    np.testing.assert_allclose(tkd(field, mask, SMALL, threshold=0.15)[mask].numpy(), chi[window.mask.numpy()], atol=1e-9)
 
 
 @pytest.mark.parametrize("penalty", ["identity", "gradient", "laplacian"])
