@@ -43,11 +43,13 @@ def test_a_known_motion_is_found():
     turned_axes[:3, 3] = -turned_axes[:3, :3] @ (np.array(shape) - 1) / 2
     moving = blobs(places(shape, turned_axes, np.linalg.inv(MOTION)))
     found = rigid(blobs(places()), AFFINE, moving, turned_axes)
+    again = rigid(blobs(places()), AFFINE, moving, turned_axes)
+    np.testing.assert_array_equal(found.matrix, again.matrix)
     left = Rigid(found.matrix @ np.linalg.inv(MOTION))
-    assert left.angle < 1.0  # smooth blobs of two-millimetre voxels; heads do ten times better
+    assert left.angle < 0.8  # smooth blobs of two-millimetre voxels; heads do ten times better
     assert np.abs(left.matrix[:3, 3]).max() < 0.3
     np.testing.assert_allclose(found.rotation @ found.rotation.T, np.eye(3), atol=1e-9)
-    np.testing.assert_allclose(found.turn([0, 0, 1]), TURN[2], atol=0.01)
+    np.testing.assert_allclose(found.turn([0, 0, 1]), TURN[2], atol=0.014)  # the sine of that angle
 
 
 def test_directions_turn_with_the_head():

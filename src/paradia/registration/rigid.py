@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +50,8 @@ class Rigid(NamedTuple):
 def rigid(fixed: Volume, fixed_affine: ArrayLike, moving: Volume, moving_affine: ArrayLike, *, seed: int = 1) -> Rigid:
     """Find the rigid motion that lays one image of a head on another.
 
-    Mutual information over three resolutions. Give magnitudes of the brain alone: the neck does not turn with the head.
+    Mutual information over three resolutions, in one thread, so that the same images always give the same motion. Give
+    magnitudes of the brain alone: the neck does not turn with the head.
 
     Parameters
     ----------
@@ -78,17 +82,18 @@ def rigid(fixed: Volume, fixed_affine: ArrayLike, moving: Volume, moving_affine:
     ----------
     Avants BB, Tustison NJ, Song G, et al. NeuroImage 2011;54:2033-2044. doi:10.1016/j.neuroimage.2010.09.025.
     """
-    try:
-        import ants
-    except ImportError as error:
-        raise MissingDependencyError(
-            "registration needs ANTs, which is not installed. Install it with: pip install 'paradia[registration]'"
-        ) from error
-    images = [
-        _to_ants(ants, name, data, affine) for name, data, affine in (("fixed", fixed, fixed_affine), ("moving", moving, moving_affine))
-    ]
-    shrink = (6, 4, 2) if min(images[0].spacing) < FINE else (4, 2, 1)
-    found = ants.registration(*images, type_of_transform="Rigid", random_seed=seed, aff_shrink_factors=shrink, **SETTINGS)
+    with _one_thread():
+        try:
+            import ants
+        except ImportError as error:
+            raise MissingDependencyError(
+                "registration needs ANTs, which is not installed. Install it with: pip install 'paradia[registration]'"
+            ) from error
+        images = [
+            _to_ants(ants, name, data, affine) for name, data, affine in (("fixed", fixed, fixed_affine), ("moving", moving, moving_affine))
+        ]
+        shrink = (6, 4, 2) if min(images[0].spacing) < FINE else (4, 2, 1)
+        found = ants.registration(*images, type_of_transform="Rigid", random_seed=seed, aff_shrink_factors=shrink, **SETTINGS)
     files = [Path(name) for name in {*found["fwdtransforms"], *found["invtransforms"]}]
     try:
         transform = ants.read_transform(found["fwdtransforms"][0])
@@ -105,6 +110,24 @@ def rigid(fixed: Volume, fixed_affine: ArrayLike, moving: Volume, moving_affine:
     result = LPS @ matrix @ LPS
     result[:3, :3] = left @ right  # what rounding has taken from the right angles
     return Rigid(result)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads sum the same numbers in another order each time, and the optimiser ends up to a degree away.
+
+    ANTs asks for the number once, with its first image.
+    """
+    name = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _to_ants(ants, name: str, data: Tensor, affine: ArrayLike):
