@@ -1,0 +1,1 @@
+"""Separation: paramagnetic from diamagnetic sources."""
