@@ -30,6 +30,20 @@ def irfftn(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.fft.irfftn(spectrum, s=tuple(shape)[-3:], dim=AXES)
 
 
+def to_kspace(images: Tensor) -> Tensor:
+    r"""Transform complex images into samples of k-space.
+
+    The convention of all raw data here: :math:`s(k) = N^{-1/2}\sum_r m(r)\,e^{-2\pi i k\cdot r}`, unitary, so that noise has
+    the same variance in both spaces, with r and k counted from index n // 2 of each axis.
+    """
+    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(images, AXES), dim=AXES, norm="ortho"), AXES)
+
+
+def from_kspace(samples: Tensor) -> Tensor:
+    """Transform samples of k-space into complex images: the inverse and the adjoint of `to_kspace`."""
+    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(samples, AXES), dim=AXES, norm="ortho"), AXES)
+
+
 def half_counts(last: int) -> Tensor:
     """Return how many frequencies each plane of a half spectrum stands for, the last axis being ``last`` long."""
     counts = torch.full((last // 2 + 1,), 2.0, dtype=torch.float64)
