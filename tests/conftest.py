@@ -19,6 +19,7 @@ STAGES = [
     "singlestep",
     "relaxometry",
     "reference",
+    "separation",
     "contrast",
 ]
 for layer in ["operators", "solvers", "simulate", "sources", "metrics", *STAGES]:

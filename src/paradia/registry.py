@@ -50,6 +50,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
             Stage("inversion", "Turn the local field into susceptibility.", ("chi",)),
             Stage("singlestep", "Turn the total field into susceptibility in one step.", ("chi",)),
             Stage("reference", "Set the zero of susceptibility.", ("chi",)),
+            Stage("separation", "Tell para- and diamagnetic susceptibility apart.", ("chi_pos", "chi_neg"), optional=True),
             Stage("contrast", "Weight the magnitude by phase, so that veins and iron stand out.", ("swi", "minip"), optional=True),
         )
     }

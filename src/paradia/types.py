@@ -77,6 +77,15 @@ class Decay(NamedTuple):
     """Standard deviation of R2*, 1/s, zero outside the mask."""
 
 
+class Sources(NamedTuple):
+    """What `separation` methods give."""
+
+    chi_pos: Image
+    """Paramagnetic susceptibility χ+ ≥ 0, ppm, zero outside the mask."""
+    chi_neg: Image
+    """Magnitude of the diamagnetic susceptibility, χ− ≥ 0, ppm, zero outside the mask."""
+
+
 class Weighted(NamedTuple):
     """What `contrast` methods give."""
 

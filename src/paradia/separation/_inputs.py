@@ -1,0 +1,122 @@
+"""What every separation asks of its data before it starts: shapes, numbers, units and relaxivities."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor
+
+from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError, ParadiaWarning
+from paradia.grid import Grid
+from paradia.scan import Scan
+
+EMPIRICAL = 137.0
+"""Hz/ppm at 3 T, Shin et al. 2021, from nuclei whose χ− is small; referred to a COSMOS χ it is 114, the value of χ-sepnet."""
+
+USUAL = (1.0, 11.0)
+"""Field strengths, T, to which the empirical relaxivity is carried over, in proportion."""
+
+SLOW = 0.5
+"""A map of rates whose upper percent begins below this, 1/s, can only be in 1/ms: the fastest tissue reaches 30 1/s and more."""
+
+STRONG = 1.0
+"""A map of χ or field whose median size is beyond this, ppm, is in ppb or Hz."""
+
+WRONG = 0.2
+"""Share of the sum of the rates that may be negative before it is said."""
+
+
+def relaxivities(scan: Scan, dr_pos: float | None, dr_neg: float | None) -> tuple[float, float]:
+    """Return Dr+ and Dr−, Hz/ppm: those given, or the empirical one at the field strength.
+
+    Raises
+    ------
+    InputError
+        A relaxivity that is not positive, or none for a field strength at which none was measured.
+    """
+    for name, value in (("dr_pos", dr_pos), ("dr_neg", dr_neg)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} must be a positive relaxivity in Hz/ppm, got {value}. At 3 T it is about 137.")
+    if (dr_pos is None or dr_neg is None) and not USUAL[0] <= scan.b0 <= USUAL[1]:
+        raise InputError(
+            f"no relaxivity is known at {scan.b0:g} T: the empirical 137 Hz/ppm at 3 T is carried over to {USUAL[0]:g} to {USUAL[1]:g} T "
+            "only. Give dr_pos and dr_neg, Hz/ppm."
+        )
+    usual = EMPIRICAL * scan.b0 / 3
+    return (usual if dr_pos is None else float(dr_pos)), (usual if dr_neg is None else float(dr_neg))
+
+
+def check_images(mask: Tensor, grid: Grid, **images: Tensor | None) -> None:
+    """Refuse images that do not fit the grid, an empty mask, and what is not a number inside it.
+
+    Raises
+    ------
+    GeometryError, MaskError, NonFiniteError
+        In this order.
+    """
+    for name, image in {"mask": mask, **images}.items():
+        if image is not None and tuple(image.shape[-3:]) != grid.shape:
+            raise GeometryError(f"{name} has shape {tuple(image.shape)}, but the grid {grid.shape}. Bring both to one space.")
+    if not bool(mask.any()):
+        raise MaskError("the mask is empty: no voxel is inside. Give another mask or loosen the mask step's threshold.")
+    for name, image in images.items():
+        if image is not None:
+            broken = int((~torch.isfinite(image) & mask).sum())
+            if broken:
+                raise NonFiniteError(f"{name} is NaN or Inf in {broken} voxels inside the mask. Take those voxels out of the mask.")
+
+
+def check_ppm(mask: Tensor, **images: Tensor | None) -> None:
+    """Refuse χ and fields that cannot be in ppm.
+
+    Raises
+    ------
+    InputError
+        Half of the mask is beyond 1 ppm.
+    """
+    for name, image in images.items():
+        if image is not None:
+            middle = float(_inside(image, mask).abs().median())
+            if middle > STRONG:
+                raise InputError(f"{name} must be in ppm, but half of the mask is beyond {middle:.3g}. ppb or Hz? Divide accordingly.")
+
+
+def rates(name: str, image: Tensor, mask: Tensor) -> Tensor:
+    """Return a map of rates without its negative values, which noise makes where the rate is small.
+
+    Raises
+    ------
+    InputError
+        Rates in 1/ms, or negative in more than half of the mask.
+
+    Warns
+    -----
+    ParadiaWarning
+        The negative values are more than noise makes.
+    """
+    inside = _inside(image, mask)
+    top = float(inside.abs().kthvalue(max(1, math.ceil(0.99 * inside.numel()))).values)
+    if 0 < top < SLOW:
+        raise InputError(f"{name} must be in 1/s, but 99 % of the mask is below {top:.2g}: that can only be 1/ms. Multiply it by 1000.")
+    below = float((inside < 0).double().mean())
+    if below > 0.5:
+        raise InputError(
+            f"{name} is negative in {below:.0%} of the mask, and a rate is not. "
+            "Check that R2 was taken from R2* and not the other way round."
+        )
+    lost, kept = float(-inside.clamp_max(0).double().sum()), float(inside.clamp_min(0).double().sum())
+    if lost > WRONG * kept:
+        warnings.warn(
+            f"{name} is negative in {below:.0%} of the mask, by {lost / kept:.0%} of all that is positive: more than noise makes. "
+            "Check units and registration of R2* and R2. Negative rates count as zero.",
+            ParadiaWarning,
+            stacklevel=3,
+        )
+    return image.clamp_min(0)
+
+
+def _inside(image: Tensor, mask: Tensor) -> Tensor:
+    """Return the voxels of a mask, of the first of several images."""
+    return image.detach().reshape(-1, *mask.shape)[0][mask]
