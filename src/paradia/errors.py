@@ -93,6 +93,10 @@ class MissingDependencyError(ParadiaError, ImportError):
     """An optional package is needed and not installed."""
 
 
+class WeightsError(ParadiaError, LookupError):
+    """Weights of a network are unknown, missing or not the released ones."""
+
+
 class ParadiaWarning(UserWarning):
     """Base of all warnings raised on purpose."""
 

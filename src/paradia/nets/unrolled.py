@@ -1,0 +1,194 @@
+"""Networks in turn with the data: each proposes, with a standard deviation; the field decides where it can."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from paradia.fft import Window
+from paradia.grid import Grid
+from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
+from paradia.nets.unet import UNet3d
+from paradia.nets.windows import apply
+from paradia.operators.dipole import Dipole
+from paradia.solvers.cg import cg
+
+MARGIN = 20.0
+"""Zeros around the mask's box, mm, so that the dipole's field does not come back from the other side."""
+
+ITERATIONS = 8
+"""Of conjugate gradients in a data step: more do not change what the network sees."""
+
+FLOOR = 1e-3
+"""Least standard deviation of a field, ppm: what the model leaves out."""
+
+
+class Estimate(NamedTuple):
+    """A map and how far to trust it."""
+
+    value: Tensor
+    """ppm, zero outside the mask."""
+    deviation: Tensor
+    """Standard deviation, ppm, zero outside the mask."""
+
+
+class Problem(NamedTuple):
+    """A local field in its window, as the network works on it."""
+
+    field: Tensor
+    """ppm, zero outside the mask."""
+    mask: Tensor
+    noise: Tensor
+    """ppm, zero outside the mask."""
+    dipole: Dipole
+    scale: Tensor
+    """Robust standard deviation of the start's susceptibility, ppm: the unit of all that the network sees."""
+
+
+def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Grid) -> tuple[Problem, Tensor]:
+    """Bring a field and a start into the network's form.
+
+    Parameters
+    ----------
+    field
+        Local field in a window, ppm.
+    start
+        Susceptibility to begin with, ppm.
+    mask
+        Voxels where both hold.
+    noise
+        Standard deviation of the field, ppm.
+    grid
+        Of the window.
+
+    Returns
+    -------
+    Problem
+        What stays the same from stage to stage.
+    Tensor
+        The start with a mean of zero in the mask.
+    """
+    held = Problem(field * mask, mask, noise * mask, Dipole(grid).to(field), spread(start, mask))
+    return held, centred(start, mask)
+
+
+def centred(image: Tensor, mask: Tensor) -> Tensor:
+    """Take the mean over the mask away: the field does not know it."""
+    return (image - image[mask].mean()) * mask
+
+
+def propose(net: UNet3d, chi: Tensor, held: Problem) -> Estimate:
+    """Ask the network for a better susceptibility.
+
+    Parameters
+    ----------
+    net
+        From the six channels of `inversion_channels` to a change of χ and the logarithm of its standard deviation.
+    chi
+        Susceptibility so far, ppm, mean zero in the mask.
+    held
+        The problem.
+
+    Returns
+    -------
+    Estimate
+        χ, mean zero in the mask.
+    """
+    answer = apply(net, inversion_channels(held.field, chi, held.mask, held.noise, held.dipole, held.scale))
+    unit = held.scale * gain(chi / held.scale)
+    return Estimate(centred(chi + unit * answer[0], held.mask), unit * answer[1].clamp(-6, 3).exp() * held.mask)
+
+
+def consult(estimate: Estimate, held: Problem, trust: float, iterations: int = ITERATIONS) -> Tensor:
+    r"""Let the field correct a proposal where it can tell better.
+
+    .. math:: \arg\min_\chi\; t\,\|\sigma^{-1} M (f - D\chi)\|^2 + \|(\chi - z)/\tau\|^2
+
+    by a few conjugate gradients from the proposal z, with its standard deviation τ and the field's σ.
+
+    Parameters
+    ----------
+    estimate
+        z and τ.
+    held
+        Field f, mask M and noise.
+    trust
+        t: one if both sets of errors were white and known.
+    iterations
+        Of conjugate gradients.
+
+    Returns
+    -------
+    Tensor
+        χ, ppm, mean zero in the mask.
+    """
+    weight = torch.where(held.mask, trust / (held.noise.square() + FLOOR**2), 0.0)
+    size = estimate.deviation
+
+    def normal(u: Tensor) -> Tensor:
+        return u + size * held.dipole(weight * held.dipole(size * u))
+
+    right = size * held.dipole(weight * (held.field - held.dipole(estimate.value)))
+    change = cg(normal, right, max_iter=iterations, tol=1e-3).x
+    return centred(estimate.value + size * change, held.mask)
+
+
+def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float) -> Estimate:
+    """Alternate: the network proposes, the field decides, `stages` times, and the network has the last word.
+
+    Parameters
+    ----------
+    net
+        See `propose`.
+    chi
+        Start, ppm, mean zero in the mask.
+    held
+        The problem.
+    stages
+        How often the network is asked.
+    trust
+        See `consult`.
+
+    Returns
+    -------
+    Estimate
+        χ and its standard deviation. Memory does not grow with the stages.
+    """
+    estimate = propose(net, chi, held)
+    for _ in range(stages - 1):
+        estimate = propose(net, consult(estimate, held, trust), held)
+    return estimate
+
+
+def clear(net: UNet3d, total: Tensor, local: Tensor, chi: Tensor, rest: Tensor, noise: Tensor, window: Window) -> Estimate:
+    """Ask the network for a better local field.
+
+    Parameters
+    ----------
+    net
+        From the seven channels of `background_channels` to a change of the local field and the logarithm of its deviation.
+    total
+        Total field in the window, ppm.
+    local
+        Local field so far, ppm.
+    chi
+        The susceptibility that makes it, ppm.
+    rest
+        What the fit leaves of the total field, ppm.
+    noise
+        Standard deviation of the total field, ppm.
+    window
+        Where they live.
+
+    Returns
+    -------
+    Estimate
+        Local field.
+    """
+    mask, scale = window.mask, spread(chi, window.mask)
+    chi = centred(chi, mask)
+    answer = apply(net, background_channels(total * mask, local * mask, chi, rest, mask, noise * mask, window.grid, scale))
+    unit = scale / FIELD * gain(FIELD * local / scale)
+    return Estimate((local + unit * answer[0]) * mask, unit * answer[1].clamp(-6, 3).exp() * mask)

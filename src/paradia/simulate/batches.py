@@ -1,0 +1,322 @@
+"""Training data without end: volumes simulated on the way, cropped where the brain is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from paradia.errors import InputError
+from paradia.fft import fast_shape, irfftn, pad, rfftn
+from paradia.grid import Grid
+from paradia.operators.dipole import Dipole
+from paradia.scan import Scan
+from paradia.simulate.anatomical import anatomical
+from paradia.simulate.fields import fields
+from paradia.simulate.imperfect import frequency_shift, residual_background, rough_mask
+from paradia.simulate.lesions import KINDS, draw
+from paradia.simulate.procedural import procedural
+from paradia.simulate.tissue import Maps, maps
+
+HEAD = (176.0, 212.0, 176.0)
+"""Field of view that holds a head from the vertex to the foramen magnum, mm."""
+
+REFERENCE_DR = 137.0
+"""Relaxivity at 3 T around which examples vary, Hz/ppm."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the volumes are like; each draws its own within these ranges."""
+
+    voxel_size: tuple[float, float] = (0.9, 2.0)
+    """Smallest and largest edge in the plane, mm."""
+    thickness: tuple[float, float] = (1.0, 1.8)
+    """Slice thickness over the edge in the plane."""
+    thickest: float = 3.0
+    """No slice is thicker, mm."""
+    tilt: float = 30.0
+    """Largest angle between B0 and the third axis, degrees."""
+    b0: tuple[float, ...] = (1.5, 3.0, 3.0, 7.0)
+    """Field strengths to choose from, T."""
+    snr: tuple[float, float] = (30.0, 200.0)
+    """Range of the signal-to-noise ratio of the first echo."""
+    procedural: float = 0.3
+    """Share of volumes of random shapes instead of heads."""
+    procedural_side: int = 112
+    """Edge of those, voxels."""
+    lesions: float = 0.5
+    """Share of heads with lesions."""
+    errors: float = 1.0
+    """Strength of what no model holds: frequency shifts that are no susceptibility, backgrounds left over, rough masks."""
+    dr_spread: float = 0.25
+    """Relative range of Dr around 137 Hz/ppm at 3 T."""
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("voxel_size", self.voxel_size), ("thickness", self.thickness), ("snr", self.snr)):
+            if not 0 < low <= high:
+                raise InputError(f"{name} must be a range of positive numbers, the smaller first, got {(low, high)}.")
+        for name in ("procedural", "lesions"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is a share between 0 and 1, got {getattr(self, name)}.")
+        if not self.b0:
+            raise InputError("b0 must name at least one field strength in tesla.")
+
+
+class Example(NamedTuple):
+    """A volume as a pipeline would see it, and the truth. All maps (x, y, z)."""
+
+    grid: Grid
+    mask: Tensor
+    """The brain as a mask step found it, rough at its edge."""
+    total_field: Tensor
+    """With noise, ppm."""
+    noise: Tensor
+    """Standard deviation of the field, ppm."""
+    local_field: Tensor
+    """Of what the mask holds, without noise, but with shifts that are no susceptibility, ppm."""
+    leftover: Tensor
+    """Smooth field that a background removal would leave, ppm: add it to the local field where none is run."""
+    chi_pos: Tensor
+    chi_neg: Tensor
+    r2star: Tensor
+    """With noise, 1/s."""
+    r2prime: Tensor
+    """With noise, 1/s."""
+    r2: Tensor
+    """Truth, 1/s."""
+    magnitude: Tensor
+    """Of the first echo, without noise."""
+    b0: float
+    dr_pos: float
+    """Hz/ppm, true."""
+    dr_neg: float
+
+
+def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Example:
+    """Simulate one volume of a recipe.
+
+    Parameters
+    ----------
+    recipe
+        What it is like.
+    seed
+        Draws everything.
+    device
+        Where to compute what is large.
+
+    Returns
+    -------
+    Example
+        Field of the whole volume, computed on twice its field of view, tissue going on beyond it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    b0 = recipe.b0[int(torch.randint(len(recipe.b0), (), generator=generator))]
+    dr_pos = REFERENCE_DR * b0 / 3 * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
+    dr_neg = REFERENCE_DR * b0 / 3 * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
+    shapes = uniform(0, 1) < recipe.procedural
+    grid = _grid(recipe, shapes, uniform)
+    if shapes:
+        anatomy, tissue = procedural(grid, seed=seed, b0=b0)
+        tissue = _relax(tissue, dr_pos, dr_neg)
+    else:
+        anatomy = anatomical(grid, seed=seed)
+        tissue = maps(anatomy, b0=b0, seed=seed, dr_pos=dr_pos, dr_neg=dr_neg, texture=uniform(0.7, 2.0))
+        if uniform(0, 1) < recipe.lesions:
+            kinds = [kind for kind in KINDS if uniform(0, 1) < 0.5]
+            tissue, anatomy, _ = draw(tissue, anatomy, seed=seed, kinds=tuple(kinds))
+    anatomy = anatomy._replace(**{k: v.to(device) for k, v in anatomy._asdict().items() if isinstance(v, Tensor)})
+    tissue = Maps(*(image.to(device) for image in tissue))
+    mask = rough_mask(anatomy.mask, recipe.errors * uniform(0, 1), generator) if recipe.errors else anatomy.mask
+    found = fields(tissue.chi_pos - tissue.chi_neg, mask, grid)
+    shift = torch.zeros_like(found.local)
+    leftover = torch.zeros_like(found.local)
+    if recipe.errors:
+        shift = frequency_shift(anatomy, recipe.errors * uniform(0, 1), generator) * mask
+        leftover = residual_background(mask, grid, recipe.errors * uniform(0, 1), generator)
+    magnitude, noise, rate_noise = _noise(tissue, mask, b0, uniform(*map(math.log, recipe.snr)), uniform)
+    draws = [torch.randn(grid.shape, generator=generator).to(device) for _ in range(3)]
+    rate = tissue.r2star + rate_noise * draws[1]
+    # R2 comes from another scan, with noise of its own
+    prime = tissue.r2prime + torch.hypot(rate_noise, 0.06 * tissue.r2) * draws[2]
+    return Example(
+        grid=grid,
+        mask=mask,
+        total_field=(found.total + shift + noise * draws[0]) * mask,
+        noise=noise * mask,
+        local_field=(found.local + shift) * mask,
+        leftover=leftover * mask,
+        chi_pos=tissue.chi_pos * mask,
+        chi_neg=tissue.chi_neg * mask,
+        r2star=rate * mask,
+        r2prime=prime * mask,
+        r2=tissue.r2 * mask,
+        magnitude=magnitude,
+        b0=b0,
+        dr_pos=dr_pos,
+        dr_neg=dr_neg,
+    )
+
+
+def batches(
+    recipe: Recipe,
+    *,
+    crop: int = 64,
+    batch: int = 4,
+    crops: int = 32,
+    seed: int = 0,
+    total: bool = False,
+    coarse: bool = True,
+    device: str = "cpu",
+) -> Iterator[dict[str, Tensor]]:
+    """Yield crops of simulated volumes for ever.
+
+    Parameters
+    ----------
+    recipe
+        What the volumes are like.
+    crop
+        Edge of a crop, voxels.
+    batch
+        Crops in a batch.
+    crops
+        Crops taken from a volume before the next is simulated.
+    seed
+        Of the first volume; each takes the next number.
+    total
+        Whether ``field`` is the total field instead of the local one with noise and what background removal leaves.
+    coarse
+        Whether to add ``start``: a damped inversion of the whole volume's local field.
+    device
+        CPU or CUDA.
+
+    Yields
+    ------
+    dict
+        ``field``, ``noise``, ``mask``, ``chi_pos``, ``chi_neg``, ``chi``, ``local_field``, ``r2star``, ``r2prime``, ``start``:
+        each (batch, 1, crop, crop, crop), single precision; ``dr_pos``, ``dr_neg``, ``b0``: (batch,).
+
+    Raises
+    ------
+    InputError
+        A size is not positive.
+    """
+    if min(crop, batch, crops) < 1:
+        raise InputError(f"crop, batch and crops must be positive, got {crop}, {batch}, {crops}.")
+    while True:
+        generator = torch.Generator().manual_seed(seed)
+        volume = channels(example(recipe, seed, device), total=total, coarse=coarse)
+        stack, scalars = volume
+        seed += 1
+        names = list(stack)
+        images = torch.stack([stack[name] for name in names])
+        for _ in range(max(crops // batch, 1)):
+            taken = torch.stack([take(images, stack["mask"], crop, generator) for _ in range(batch)], 1)
+            yield {name: part[:, None] for name, part in zip(names, taken, strict=True)} | {
+                name: torch.full((batch,), value, device=images.device) for name, value in scalars.items()
+            }
+
+
+def channels(found: Example, *, total: bool, coarse: bool) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Lay an example out as maps by name and numbers by name; see `batches`."""
+    local = found.local_field + found.leftover
+    generator = torch.Generator().manual_seed(int(found.noise.sum() * 1e3) % 2**31)
+    noisy = (local + found.noise * torch.randn(found.noise.shape, generator=generator).to(local)) * found.mask
+    stack = {
+        "field": found.total_field if total else noisy,
+        "noise": found.noise,
+        "mask": found.mask.float(),
+        "chi_pos": found.chi_pos,
+        "chi_neg": found.chi_neg,
+        "chi": found.chi_pos - found.chi_neg,
+        "local_field": found.local_field,
+        "r2star": found.r2star,
+        "r2prime": found.r2prime,
+    }
+    if coarse:
+        stack["start"] = damped(noisy, found.mask, found.grid)
+    return stack, {"b0": found.b0, "dr_pos": found.dr_pos, "dr_neg": found.dr_neg}
+
+
+def damped(field: Tensor, mask: Tensor, grid: Grid, damping: float = 0.02) -> Tensor:
+    """Divide by the dipole, damped, on a field of view half as wide again: a start that costs two transforms."""
+    shape = fast_shape(grid.shape, [n // 4 for n in grid.shape])
+    kernel = Dipole(grid.with_shape(shape)).to(field).kernel
+    spectrum = rfftn(pad(field, shape)) * (kernel / (kernel.square() + damping))
+    x, y, z = grid.shape
+    return irfftn(spectrum, shape)[:x, :y, :z] * mask
+
+
+def take(images: Tensor, mask: Tensor, crop: int, generator: torch.Generator) -> Tensor:
+    """Cut a cube whose middle lies in the mask, filled with zeros where the volume ends.
+
+    Parameters
+    ----------
+    images
+        (channel, x, y, z).
+    mask
+        (x, y, z), not zero where the middle may lie.
+    crop
+        Edge, voxels.
+    generator
+        Draws the place.
+
+    Returns
+    -------
+    Tensor
+        (channel, crop, crop, crop).
+    """
+    inside = mask.nonzero()
+    middle = inside[int(torch.randint(len(inside), (), generator=generator))].tolist()
+    result = images.new_zeros((images.shape[0], crop, crop, crop))
+    source, target = [slice(None)], [slice(None)]
+    for m, n in zip(middle, mask.shape, strict=True):
+        low = max(min(m - crop // 2, n - crop), 0)
+        source.append(slice(low, min(low + crop, n)))
+        target.append(slice(0, min(crop, n - low)))
+    result[tuple(target)] = images[tuple(source)]
+    return result
+
+
+def _grid(recipe: Recipe, shapes: bool, uniform) -> Grid:
+    """Draw voxel size, slice thickness and the direction of B0."""
+    edge = math.exp(uniform(*map(math.log, recipe.voxel_size)))
+    thick = min(edge * (uniform(*recipe.thickness) if uniform(0, 1) < 0.5 else 1.0), max(recipe.thickest, edge))
+    size = (edge, edge, thick)
+    tilt, turn = math.radians(recipe.tilt) * uniform(0, 1) ** 2, uniform(0, 2 * math.pi)
+    b0_dir = (math.sin(tilt) * math.cos(turn), math.sin(tilt) * math.sin(turn), math.cos(tilt))
+    if shapes:
+        side = recipe.procedural_side
+        return Grid((side, side, side), size, b0_dir)
+    x, y, z = fast_shape([math.ceil(extent / s) for extent, s in zip(HEAD, size, strict=True)])
+    return Grid((x, y, z), size, b0_dir)
+
+
+def _relax(tissue: Maps, dr_pos: float, dr_neg: float) -> Maps:
+    """Give the rates another relaxivity."""
+    prime = dr_pos * tissue.chi_pos + dr_neg * tissue.chi_neg
+    return tissue._replace(r2prime=prime, r2star=tissue.r2 + prime)
+
+
+def _noise(tissue: Maps, mask: Tensor, b0: float, log_snr: float, uniform) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the first echo's magnitude and the Cramér-Rao bounds of field (ppm) and R2* (1/s) for a drawn train of echoes."""
+    count, first = int(uniform(3, 9)), uniform(0.002, 0.007) * (3 / b0) ** 0.5
+    spacing = uniform(0.003, 0.008) * (3 / b0) ** 0.5
+    times = torch.tensor([first + spacing * n for n in range(count)])
+    scan = Scan(tuple(times.tolist()), b0)
+    start = tissue.density * (1 - torch.exp(-uniform(0.02, 0.05) * tissue.r1)).clamp_min(0)
+    start = start / start[mask].max().clamp_min(1e-6)
+    echoes = start * torch.exp(-times.to(start)[:, None, None, None] * tissue.r2star)
+    weights = (echoes * math.exp(log_snr)).square().clamp_min(1e-3)
+    seconds = times.to(start)[:, None, None, None]
+    mean = (weights * seconds).sum(0) / weights.sum(0)
+    deviation = (weights * (seconds - mean).square()).sum(0).rsqrt()  # of the slope over time of phase, and of log magnitude
+    return echoes[0], (deviation / scan.rad_per_ppm(1.0)).clamp_max(0.3) * mask, deviation.clamp_max(100.0) * mask

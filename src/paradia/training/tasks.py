@@ -1,0 +1,88 @@
+"""What each network learns: its channels, its target and the unit it is measured in, for a whole volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
+from paradia.nets.unet import UNet3d
+from paradia.nets.unrolled import Problem, centred, consult, problem, propose
+from paradia.training.volumes import Prepared
+
+TRUST = 0.3
+"""Weight of the field in the steps between the stages; see `unrolled.consult`."""
+
+
+class Lesson(NamedTuple):
+    """A volume ready for a network."""
+
+    channels: Tensor
+    """(input, x, y, z)."""
+    start: Tensor
+    """(output, x, y, z): what the network's answer is added to, ppm."""
+    target: Tensor
+    """(output, x, y, z), ppm."""
+    unit: Tensor
+    """(output, x, y, z): ppm that an answer of one is worth."""
+    mask: Tensor
+    """(x, y, z)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to be trained."""
+
+    name: str
+    architecture: Mapping[str, object]
+    """Arguments of `UNet3d`; half of the outputs are means, half logarithms of deviations."""
+    lesson: Callable[[Prepared, UNet3d | None, torch.Generator], Lesson]
+    """Given a volume, the network as it is now (None at first), and what draws."""
+
+    def network(self) -> UNet3d:
+        """Build it, untrained."""
+        return UNet3d(**self.architecture)  # type: ignore[arg-type]
+
+
+def _inversion(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:
+    """χ from the local field: true with noise and leftovers, or as the joint fit found it."""
+    maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
+    if torch.rand((), generator=generator) < 0.6:
+        field, start = maps["field"], maps["chi_local"]
+    else:
+        field, start = maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
+    held, chi = problem(field, start, mask, maps["noise"], grid)
+    if net is not None and torch.rand((), generator=generator) < 0.5:
+        chi = consult(propose(net, chi, held), held, TRUST)
+    return _lesson(held, chi, centred(maps["chi_pos"] - maps["chi_neg"], mask))
+
+
+def _lesson(held: Problem, chi: Tensor, truth: Tensor) -> Lesson:
+    channels = inversion_channels(held.field, chi, held.mask, held.noise, held.dipole, held.scale)
+    unit = held.scale * gain(chi / held.scale)
+    return Lesson(channels, chi[None], truth[None], unit[None], held.mask)
+
+
+def _background(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:  # noqa: ARG001 - one stage only
+    """The local field from the total one and the joint fit to it."""
+    maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
+    chi = centred(maps["chi_joint"], mask)
+    scale = spread(chi, mask)
+    local = maps["local_joint"]
+    channels = background_channels(maps["total_field"], local, chi, maps["rest_joint"], mask, maps["noise"], grid, scale)
+    unit = scale / FIELD * gain(FIELD * local / scale)
+    return Lesson(channels, local[None], maps["local_field"][None], unit[None], mask)
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task("varnet", {"inputs": 6, "outputs": 2, "widths": (32, 64, 128, 128)}, _inversion),
+        Task("bgnet", {"inputs": 7, "outputs": 2, "widths": (32, 64, 128, 128)}, _background),
+    )
+}
+"""Every network that `paradia train` knows."""

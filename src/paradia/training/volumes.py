@@ -1,0 +1,119 @@
+"""Simulated volumes with what the classical chain makes of them, on disk, for every network to learn from.
+
+The classical start takes longer than the simulation, and each network needs the same ones; so one process writes volumes as
+long as training lasts, and all trainings read what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from paradia.fft import Window
+from paradia.grid import Grid
+from paradia.inversion.l1bayes import l1bayes
+from paradia.simulate.batches import Example, Recipe, example
+from paradia.sources.fit import fit
+from paradia.sources.split import MARGIN, Effort
+
+EFFORT = Effort(start=60, rounds=3, max_iter=15)
+"""Of the joint fit for training: half of the usual, since a network that mends a worse start mends a better one too."""
+
+SMALL = ("noise", "local_field", "total_field", "leftover", "chi_pos", "chi_neg", "chi_local", "chi_joint", "local_joint", "rest_joint")
+"""Maps in ppm: stored in half precision as parts per billion, where they fill its range."""
+
+
+class Prepared(NamedTuple):
+    """A volume in the window around its mask. All maps (x, y, z)."""
+
+    window: Window
+    maps: dict[str, Tensor]
+    """Those of `Example`, ``chi_local`` (l1bayes of the noisy local field), ``chi_joint``, ``local_joint`` and
+    ``rest_joint`` (what `sources.fit` makes of the total field)."""
+    b0: float
+    dr_pos: float
+    dr_neg: float
+
+
+def prepare(found: Example, seed: int) -> Prepared:
+    """Run the classical chain on an example.
+
+    Parameters
+    ----------
+    found
+        A simulated volume.
+    seed
+        Draws the noise of the local field.
+
+    Returns
+    -------
+    Prepared
+        With ``field``: the noisy local field with what a background removal leaves.
+    """
+    window = Window.around(found.mask, found.grid, MARGIN)
+    names = [name for name, value in found._asdict().items() if isinstance(value, Tensor) and name != "mask"]
+    maps = {name: window.take(getattr(found, name)) for name in names}
+    generator = torch.Generator().manual_seed(seed)
+    noise = maps["noise"]
+    maps["field"] = (maps["local_field"] + maps["leftover"] + noise * torch.randn(noise.shape, generator=generator)) * window.mask
+    maps["chi_local"] = l1bayes(maps["field"], window.mask, window.grid, noise=noise, max_iter=7)
+    maps["chi_joint"], maps["local_joint"], maps["rest_joint"] = fit(window, maps["total_field"], noise, EFFORT)
+    return Prepared(window, maps, found.b0, found.dr_pos, found.dr_neg)
+
+
+def write(path: Path, volume: Prepared) -> None:
+    """Write a volume: half precision, cut to the mask's box, in parts per billion where in ppm before."""
+    box = tuple(slice(0, side.stop - side.start) for side in volume.window.box)
+    tensors = {"mask": volume.window.mask[box].contiguous()}
+    for name, image in volume.maps.items():
+        tensors[name] = (image[box] * _factor(name)).clamp(-6e4, 6e4).to(torch.float16).contiguous()
+    grid = volume.window.grid
+    about = {"voxel_size": grid.voxel_size, "b0_dir": grid.b0_dir, "b0": volume.b0, "dr_pos": volume.dr_pos, "dr_neg": volume.dr_neg}
+    part = path.with_suffix(".part")
+    save_file(tensors, part, metadata={"about": json.dumps(about)})
+    part.rename(path)
+
+
+def read(path: Path) -> Prepared:
+    """Read what `write` wrote."""
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["about"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    mask = tensors.pop("mask")
+    window = Window.around(mask, Grid(tuple(mask.shape), tuple(about["voxel_size"]), tuple(about["b0_dir"])), MARGIN)
+    maps = {name: window.take(image.float() / _factor(name)) for name, image in tensors.items()}
+    return Prepared(window, maps, about["b0"], about["dr_pos"], about["dr_neg"])
+
+
+def _factor(name: str) -> float:
+    return 1e3 if name in SMALL or name == "field" else 1.0
+
+
+def produce(folder: Path, recipe: Recipe, *, first: int, count: int) -> None:
+    """Write volumes, one a seed, skipping those that are there.
+
+    Parameters
+    ----------
+    folder
+        Where to; made if need be.
+    recipe
+        What they are like.
+    first
+        First seed. Seeds below 1000 are never used for training: they are for validation.
+    count
+        How many.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in range(first, first + count):
+        path = folder / f"{seed:07d}.safetensors"
+        if not path.exists():
+            begun = time.perf_counter()
+            write(path, prepare(example(recipe, seed), seed))
+            print(f"{path.stem}: {time.perf_counter() - begun:.1f} s", flush=True)  # noqa: T201
