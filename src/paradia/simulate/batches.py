@@ -87,6 +87,9 @@ class Example(NamedTuple):
     """With noise, 1/s."""
     r2prime: Tensor
     """With noise, 1/s."""
+    r2star_noise: Tensor
+    """Its standard deviation, 1/s."""
+    r2prime_noise: Tensor
     r2: Tensor
     """Truth, 1/s."""
     magnitude: Tensor
@@ -146,7 +149,8 @@ def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Ex
     draws = [torch.randn(grid.shape, generator=generator).to(device) for _ in range(3)]
     rate = tissue.r2star + rate_noise * draws[1]
     # R2 comes from another scan, with noise of its own
-    prime = tissue.r2prime + torch.hypot(rate_noise, 0.06 * tissue.r2) * draws[2]
+    prime_noise = torch.hypot(rate_noise, uniform(0.02, 0.1) * tissue.r2)
+    prime = tissue.r2prime + prime_noise * draws[2]
     return Example(
         grid=grid,
         mask=mask,
@@ -158,6 +162,8 @@ def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Ex
         chi_neg=tissue.chi_neg * mask,
         r2star=rate * mask,
         r2prime=prime * mask,
+        r2star_noise=rate_noise * mask,
+        r2prime_noise=prime_noise * mask,
         r2=tissue.r2 * mask,
         magnitude=magnitude,
         b0=b0,

@@ -7,7 +7,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,6 +68,8 @@ class Pool:
         try:
             while not self._over:
                 self._wanted.acquire()
+                if self._over:
+                    return
                 files = [f for f in sorted(self._folder.glob("*.safetensors")) if int(f.stem) >= VALIDATION]
                 if not files:
                     raise InputError(f"there are no training volumes in {self._folder}. Write some first: paradia train volumes.")
@@ -106,9 +108,10 @@ class Pool:
         return data[:, :inputs], data[:, inputs:-1], data[:, -1:]
 
     def close(self) -> None:
-        """Let the thread end."""
+        """Let the thread end, and wait for it: it must not outlive the libraries it uses."""
         self._over = True
         self._wanted.release()
+        self._thread.join()
 
 
 def _scaled(lesson: Lesson) -> Lesson:
@@ -153,7 +156,7 @@ def loss(answer: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return size + SLOPE_SHARE * slopes + DEVIATION_SHARE * likely, size.detach()
 
 
-def train(task: Task, volumes: Path, folder: Path, plan: Plan, *, device: str = "cpu", tell=lambda line: None) -> Path:
+def train(task: Task, volumes: Path, folder: Path, plan: Plan, *, device: str = "cpu", tell: Callable[[str], None] = print) -> Path:
     """Train a network until its plan is done; what is there already is taken up.
 
     Parameters

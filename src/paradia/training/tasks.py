@@ -9,13 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from paradia.nets import separated, unrolled
 from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
+from paradia.nets.store import network
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import Problem, centred, consult, problem, propose
 from paradia.training.volumes import Prepared
 
 TRUST = 0.3
 """Weight of the field in the steps between the stages; see `unrolled.consult`."""
+
+STAGES = 2
+"""How often the inversion network is asked for the χ that the separation begins with."""
 
 
 class Lesson(NamedTuple):
@@ -78,11 +83,45 @@ def _background(volume: Prepared, net: UNet3d | None, generator: torch.Generator
     return Lesson(channels, local[None], maps["local_field"][None], unit[None], mask)
 
 
+def _r2prime(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:
+    """χ+ and χ− with R2′ from spin echoes."""
+    return _separation(volume, net, generator, prime=True)
+
+
+def _r2star(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:
+    """χ+ and χ− with R2* alone."""
+    return _separation(volume, net, generator, prime=False)
+
+
+def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator, *, prime: bool) -> Lesson:
+    maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
+    if torch.rand((), generator=generator) < 0.5:
+        field, start = maps["field"], maps["chi_local"]
+    else:
+        field, start = maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
+    known, chi = unrolled.problem(field, start, mask, maps["noise"], grid)
+    chi = unrolled.invert(network("varnet"), chi, known, stages=STAGES, trust=TRUST).value
+    off = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()  # nobody knows Dr exactly
+    dr = (volume.dr_pos * off[0], volume.dr_neg * off[1])
+    if prime:
+        rate, noise = maps["r2prime"].clamp_min(0), maps["r2prime_noise"]
+    else:
+        rate, noise = separated.less_typical(maps["r2star"], maps["r2star_noise"], volume.b0)
+    held = separated.separable(field, chi, rate, noise, maps["noise"], mask, known.dipole, dr, volume.b0)
+    pair = separated.guess(held)
+    if net is not None and torch.rand((), generator=generator) < 0.5:
+        pair = separated.consult(separated.propose(net, pair, held), held, TRUST)
+    unit = held.scale * gain(pair / held.scale)
+    return Lesson(separated.separation_channels(pair, held), pair, torch.stack([maps["chi_pos"], maps["chi_neg"]]), unit, mask)
+
+
 TASKS = {
     task.name: task
     for task in (
         Task("varnet", {"inputs": 6, "outputs": 2, "widths": (32, 64, 128, 128)}, _inversion),
         Task("bgnet", {"inputs": 7, "outputs": 2, "widths": (32, 64, 128, 128)}, _background),
+        Task("sepnet_r2prime", {"inputs": 10, "outputs": 4, "widths": (32, 64, 128, 128)}, _r2prime),
+        Task("sepnet_r2star", {"inputs": 10, "outputs": 4, "widths": (32, 64, 128, 128)}, _r2star),
     )
 }
 """Every network that `paradia train` knows."""
