@@ -24,7 +24,7 @@ from paradia.errors import UnknownMethodError, UnknownStageError, nearest
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A kind of step: what it does and the names of the data it gives.
+    """A kind of step: what it does and the names of the data that its methods usually give.
 
     A run goes on without an optional stage when the data do not allow it, and says so.
     """
@@ -81,6 +81,15 @@ class Method:
     def takes(self) -> tuple[str, ...]:
         """Names of all data it uses when they are there."""
         return tuple(p.name for p in self.parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """Names of the data it gives: the fields of the tuple that it promises, else what its stage usually gives."""
+        function = inspect.unwrap(self.function)
+        promised = inspect.get_annotations(function).get("return")
+        if isinstance(promised, str):
+            promised = function.__globals__.get(promised)
+        return tuple(getattr(promised, "_fields", STAGES[self.stage].gives))
 
     @property
     def knobs(self) -> dict[str, Any]:

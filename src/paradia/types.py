@@ -18,6 +18,9 @@ Image: TypeAlias = Float[Tensor, "*batch x y z"]
 Volume: TypeAlias = Float[Tensor, "x y z"]
 """Real map without batch axes."""
 
+Number: TypeAlias = Float[Tensor, "*batch"]
+"""A number a volume, any leading batch axes."""
+
 Mask: TypeAlias = Bool[Tensor, "x y z"]
 """Voxels that count."""
 
@@ -68,13 +71,74 @@ class LocalField(NamedTuple):
     """Where the local field holds; never larger than the mask given."""
 
 
+class LearnedField(NamedTuple):
+    """What `background` methods give that ask a network."""
+
+    local_field: Image
+    """Field of the sources inside the mask, ppm, zero outside it."""
+    mask: Mask
+    """Where the local field holds; the mask given."""
+    local_noise: Image
+    """Standard deviation of the local field as the network judges it, ppm, zero outside the mask."""
+    field_novelty: Number
+    """How little the volume resembles those that the network was trained with; beyond 1 it is unlike 99 % of them."""
+
+
+class LearnedChi(NamedTuple):
+    """What `inversion` methods give that ask a network."""
+
+    chi: Image
+    """Susceptibility, ppm, zero outside the mask, not referenced."""
+    chi_noise: Image
+    """Its standard deviation as the network judges it: two thirds of the errors are smaller; ppm, zero outside the mask."""
+    residual: Image
+    """What χ leaves unexplained of the local field, ppm, zero outside the mask."""
+    novelty: Number
+    """How little the volume resembles those that the network was trained with; beyond 1 it is unlike 99 % of them."""
+
+
+class LearnedSources(NamedTuple):
+    """What `singlestep` methods give that ask a network."""
+
+    chi: Image
+    """Susceptibility, ppm, zero outside the mask, not referenced."""
+    chi_noise: Image
+    """Its standard deviation as the network judges it: two thirds of the errors are smaller; ppm, zero outside the mask."""
+    local_field: Image
+    """Field of the sources inside the mask, ppm, zero outside it."""
+    local_noise: Image
+    """Its standard deviation as the network judges it, ppm, zero outside the mask."""
+    residual: Image
+    """What χ leaves unexplained of the local field with its noise, ppm, zero outside the mask."""
+    novelty: Number
+    """How little the volume resembles those that either network was trained with; beyond 1 it is unlike 99 % of them."""
+
+
 class Decay(NamedTuple):
-    """What `relaxometry` methods give."""
+    """What `relaxometry` methods give for gradient echoes."""
 
     r2star: Volume
     """Transverse relaxation rate R2*, 1/s, zero outside the mask."""
     r2star_noise: Volume
     """Standard deviation of R2*, 1/s, zero outside the mask."""
+
+
+class R2Fit(NamedTuple):
+    """What `relaxometry` methods give for spin echoes."""
+
+    r2: Volume
+    """Transverse relaxation rate R2, 1/s, zero outside the mask."""
+    r2_noise: Volume
+    """Standard deviation of R2, 1/s, zero outside the mask."""
+
+
+class R2Prime(NamedTuple):
+    """What `relaxometry` methods give that tell reversible from irreversible decay."""
+
+    r2prime: Volume
+    """Reversible transverse relaxation rate R2′ ≥ 0, 1/s, zero outside the mask."""
+    r2prime_noise: Volume
+    """Standard deviation of R2′, 1/s, zero outside the mask."""
 
 
 class Sources(NamedTuple):

@@ -56,6 +56,7 @@ def small():
         local_field=truth.local_field.numpy(),
         chi=truth.chi.numpy(),
         r2star=truth.r2star.numpy(),
+        r2=0.6 * truth.r2star.numpy(),
     )
 
 

@@ -16,6 +16,7 @@ from paradia.relaxometry.nonlinear import nonlinear
 from paradia.scan import Scan
 
 EVEN = Scan((0.004, 0.010, 0.016, 0.022, 0.028))
+STAR = [name for name in methods("relaxometry") if "r2star" in load("relaxometry", name).gives]
 UNEVEN = Scan((0.004, 0.009, 0.0175, 0.024, 0.035))
 
 
@@ -42,7 +43,7 @@ def noisy(clean, sigma, generator):
 
 
 @pytest.mark.parametrize("scan", [EVEN, UNEVEN], ids=["even", "uneven"])
-@pytest.mark.parametrize("name", methods("relaxometry"))
+@pytest.mark.parametrize("name", STAR)
 def test_is_exact_without_noise(name, scan, case):
     rate, height, mask = case
     result = fit(name, decay(rate, height, scan), mask, scan)
@@ -53,7 +54,7 @@ def test_is_exact_without_noise(name, scan, case):
 
 
 @pytest.mark.parametrize("scan", [EVEN, UNEVEN], ids=["even", "uneven"])
-@pytest.mark.parametrize("name", methods("relaxometry"))
+@pytest.mark.parametrize("name", STAR)
 def test_stated_noise_is_the_noise(name, scan, case, generator):
     rate, height, mask = case
     result = fit(name, noisy(decay(rate, height, scan), 3.0, generator), mask, scan)
@@ -62,7 +63,7 @@ def test_stated_noise_is_the_noise(name, scan, case, generator):
     assert abs(float(score.mean())) < 0.1
 
 
-@pytest.mark.parametrize("name", methods("relaxometry"))
+@pytest.mark.parametrize("name", STAR)
 def test_does_not_care_for_scale_or_order_of_axes(name, case, generator):
     rate, height, mask = case
     data = noisy(decay(rate, height, EVEN), 5.0, generator)
@@ -73,7 +74,7 @@ def test_does_not_care_for_scale_or_order_of_axes(name, case, generator):
     torch.testing.assert_close(turned.r2star, plain.r2star.permute(2, 0, 1), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", methods("relaxometry"))
+@pytest.mark.parametrize("name", STAR)
 def test_noise_alone_and_zeros_stay_in_range(name, grid, generator):
     data = noisy(torch.zeros(5, *grid.shape), 1.0, generator)
     data[:, :4] = 0
@@ -83,7 +84,7 @@ def test_noise_alone_and_zeros_stay_in_range(name, grid, generator):
         assert 0 <= float(image.min()) <= float(image.max()) <= 300
 
 
-@pytest.mark.parametrize("name", methods("relaxometry"))
+@pytest.mark.parametrize("name", STAR)
 def test_refuses_what_cannot_be_fitted(name, case):
     rate, height, mask = case
     data = decay(rate, height, EVEN)

@@ -63,7 +63,7 @@ def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False,
                 f"{step.stage} {step.method} in the protocol {chosen.name} needs {', '.join(missing)}, which no earlier step gives. "
                 "Add the stage that does before it, or take another method."
             )
-        there |= set(STAGES[step.stage].gives)
+        there |= set(step.loaded.gives)
     if chosen.two_pass and not {"noise", "chi"} <= there:
         raise InputError(
             f"two passes need the noise of the field and an inversion to do twice, and the protocol {chosen.name} has no stage that gives "

@@ -93,7 +93,7 @@ def understand(stage: str, method: str) -> Request:
     if {"phase", "coil_images"} <= set(uses):  # one of the two has to be there, and only the first has a file
         needs, uses = [*needs, "phase"], [name for name in uses if name not in ("phase", "coil_images")]
     last = protocol.steps[-1]
-    gives = [name for name in STAGES[last.stage].gives if name != "mask" or last.stage == "mask"]
+    gives = [name for name in last.loaded.gives if name != "mask" or last.stage == "mask"]
     known = [name for name in gives if name in contract.CONTRACT]
     return Request(protocol, needs, uses, known or gives)
 

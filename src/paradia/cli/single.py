@@ -30,7 +30,7 @@ from paradia.io.sidecar import direction, sidecar_of
 from paradia.pipeline.execute import execute
 from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
-from paradia.registry import Method, load, stage
+from paradia.registry import Method, load
 
 RAW = ("magnitude", "phase")
 """Data that come from the scanner and are converted on the way in."""
@@ -136,7 +136,7 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
     """Read the data, run the step, write what it gives."""
     if not out.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"the result is a NIfTI file, got {out}. Give a name that ends in .nii.gz.")
-    names = ["local_mask" if name == "mask" and method.stage != "mask" else name for name in stage(method.stage).gives]
+    names = ["local_mask" if name == "mask" and method.stage != "mask" else name for name in method.gives]
     places = {name: out if place == 0 else _beside(out, name) for place, name in enumerate(names)}
     sources = paths_of(method, given)
     for path in places.values():

@@ -44,6 +44,10 @@ OUTPUTS: Mapping[str, Output] = MappingProxyType(
         "chi": Output("Chimap", "ppm", "magnetic susceptibility", PPM_SIGN),
         "r2star": Output("R2starmap", "1/s", "transverse relaxation rate R2*"),
         "r2star_noise": Output("desc-noise_R2starmap", "1/s", "standard deviation of R2*"),
+        "r2": Output("R2map", "1/s", "transverse relaxation rate R2"),
+        "r2_noise": Output("desc-noise_R2map", "1/s", "standard deviation of R2"),
+        "r2prime": Output("R2primemap", "1/s", "reversible transverse relaxation rate R2′"),
+        "r2prime_noise": Output("desc-noise_R2primemap", "1/s", "standard deviation of R2′"),
         "t2star": Output("T2starmap", "s", "transverse relaxation time T2*"),
         "swi": Output("swi", "arbitrary", "susceptibility-weighted magnitude"),
         "minip": Output(
@@ -57,6 +61,7 @@ NOT_IN_BIDS = (
     "*_fieldmap.*",
     "*_localfield.*",
     "*_desc-noise_*",
+    "*_R2primemap.*",
     "*_desc-offset_*",
     "*_swi.*",
     "*_minIP.*",

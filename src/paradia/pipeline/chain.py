@@ -8,7 +8,7 @@ from typing import Any
 from paradia.errors import InputError, UnknownKnobError, UnknownMethodError, nearest
 from paradia.pipeline.protocol import DEFAULT, Protocol, protocol_names
 from paradia.pipeline.step import Step
-from paradia.registry import STAGES, load, methods, stage
+from paradia.registry import load, methods, stage
 
 SINGLE = ("background", "inversion")
 """Stages that one of ``singlestep`` takes the place of."""
@@ -81,7 +81,7 @@ def reads(protocol: Protocol) -> tuple[list[str], list[str]]:
     for step in protocol.steps:
         needs += [name for name in step.loaded.needs if name not in {*there, *needs}]
         uses += [name for name in step.loaded.takes if name not in {*there, *uses}]
-        there |= set(STAGES[step.stage].gives)
+        there |= set(step.loaded.gives)
     return needs, [name for name in uses if name not in needs]
 
 
@@ -114,7 +114,7 @@ def _asked(steps: Sequence[Step], chosen: Mapping[str, str]) -> list[Step]:
     kept = [steps[-1]]
     for step in reversed(steps[:-1]):
         wanted = {name for later in kept for name in later.loaded.takes}
-        if step.stage in chosen or wanted & set(STAGES[step.stage].gives) - {"mask"}:
+        if step.stage in chosen or wanted & set(step.loaded.gives) - {"mask"}:
             kept.insert(0, step)
     return kept
 

@@ -240,12 +240,12 @@ def _trimmed(protocol: Protocol, board: Mapping[str, Any], map: str) -> Protocol
     """Leave out the steps whose results are given, those that nothing asks for, and those after the map."""
     done = {name for field, names in BEFORE.items() if field in board for name in names}
     steps = [step for step in protocol.steps if step.stage not in done]
-    makers = [place for place, step in enumerate(steps) if map in STAGES[step.stage].gives]
+    makers = [place for place, step in enumerate(steps) if map in step.loaded.gives]
     if not makers:
         raise InputError(f"the protocol {protocol.name} gives no {map} from these data. Choose another map or protocol.")
     steps = steps[: makers[-1] + 1]
     asked = {name for step in steps for name in step.loaded.takes} | {map}
-    steps = [step for step in steps if not STAGES[step.stage].optional or set(STAGES[step.stage].gives) & asked]
+    steps = [step for step in steps if not STAGES[step.stage].optional or set(step.loaded.gives) & asked]
     return replace(protocol, steps=tuple(steps))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paradia.errors import InputError, UnknownKnobError, nearest
-from paradia.registry import Method, load, stage
+from paradia.registry import Method, load
 
 
 @dataclass(frozen=True)
@@ -87,4 +87,4 @@ class Step:
         result = self.loaded.function(**data, **self.knobs, **extra)
         if hasattr(result, "_asdict"):
             return dict(result._asdict())
-        return {stage(self.stage).gives[0]: result}
+        return {self.loaded.gives[0]: result}

@@ -1,4 +1,4 @@
-"""What both relaxation fits share: refusals, noise, and how a map is given back."""
+"""What relaxation fits share: refusals, noise, and how a map is given back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from torch import Tensor
 
 from paradia.errors import GeometryError, InputError, MaskError, MetadataError, NonFiniteError
 from paradia.scan import Scan
-from paradia.types import Decay
 
 CHUNK = 1 << 16
 """Voxels fitted at a time, few enough to stay in the cache."""
@@ -40,6 +39,11 @@ def noise_level(squares: Tensor, freedom: int, signal: Tensor, mask: Tensor) -> 
         return (squares.median() / (freedom * (1 - 2 / (9 * freedom)) ** 3)).clamp_min(0).sqrt()
     volume = torch.zeros(mask.shape, dtype=signal.dtype, device=signal.device)
     volume[mask] = signal
+    return roughness(volume, mask)
+
+
+def roughness(volume: Tensor, mask: Tensor) -> Tensor:
+    """Estimate the noise of a map from how much voxels differ from the mean of their neighbours, along the axis where it is least."""
     levels = []
     for axis in range(3):
         n = mask.shape[axis]
@@ -50,14 +54,14 @@ def noise_level(squares: Tensor, freedom: int, signal: Tensor, mask: Tensor) -> 
         rest = (parts[1] - 0.5 * (parts[0] + parts[2]))[whole]
         if rest.numel():
             levels.append(1.4826 * rest.abs().median() / 1.5**0.5)
-    return torch.stack(levels).min() if levels else signal.new_zeros(())
+    return torch.stack(levels).min() if levels else volume.new_zeros(())
 
 
-def give(rate: Tensor, noise: Tensor, mask: Tensor, maximum: float) -> Decay:
-    """Return maps; a rate that noise leaves open gets the deviation of a guess between zero and the maximum."""
-    maps = []
+def give(rate: Tensor, noise: Tensor, mask: Tensor, maximum: float) -> tuple[Tensor, Tensor]:
+    """Return maps of a rate and its deviation; a rate that noise leaves open gets the deviation of a guess between zero and the maximum."""
+    maps: list[Tensor] = []
     for value, top in ((rate, maximum), (noise, maximum / 12**0.5)):
         full = torch.zeros(mask.shape, dtype=rate.dtype, device=rate.device)
         full[mask] = torch.nan_to_num(value, nan=top, posinf=top).clamp(0, top)
         maps.append(full)
-    return Decay(*maps)
+    return maps[0], maps[1]

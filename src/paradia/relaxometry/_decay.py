@@ -34,7 +34,7 @@ def fit(
     if rician:
         debiased = (signal.square() - sigma.square()).clamp_min(0).sqrt()
         rate, information, squares = _fit(debiased, times, factor, maximum, max_iter, tol, callback)
-    return give(rate, sigma / information.clamp_min(TINY).sqrt(), mask, maximum)
+    return Decay(*give(rate, sigma / information.clamp_min(TINY).sqrt(), mask, maximum))
 
 
 def _fit(

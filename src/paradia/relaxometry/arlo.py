@@ -76,7 +76,7 @@ def arlo(magnitude: Echoes, mask: Mask, scan: Scan, *, maximum: float = 500.0) -
         squares.append((part - height * decay).square().sum(0))
         rates.append(rate)
     sigma = noise_level(torch.cat(squares), signal.shape[0] - 2, signal[0], mask)
-    return give(torch.cat(rates), sigma * torch.cat(leverages), mask, maximum)
+    return Decay(*give(torch.cat(rates), sigma * torch.cat(leverages), mask, maximum))
 
 
 def _correction(rate: Tensor, times: Tensor, area: Tensor) -> Tensor:

@@ -1,0 +1,118 @@
+"""R2′: what of the decay of gradient echoes a refocusing pulse would bring back."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError, ParadiaWarning
+from paradia.relaxometry._checks import roughness
+from paradia.types import Mask, R2Prime, Volume
+
+CITE = "10.1016/j.neuroimage.2021.118371"
+
+SLOWEST = 0.5
+"""Median rate over a brain, 1/s, below which no tissue decays at any field strength."""
+
+DOUBTFUL = 0.1
+"""Share of voxels that may have a negative R2′ beyond three standard deviations before it is said."""
+
+
+def r2prime(
+    r2star: Volume,
+    r2: Volume,
+    mask: Mask,
+    r2star_noise: Volume | None = None,
+    r2_noise: Volume | None = None,
+) -> R2Prime:
+    r"""Subtract R2 from R2*, :math:`R_2'=\max(R_2^*-R_2, 0)`.
+
+    Parameters
+    ----------
+    r2star
+        R2* from gradient echoes, 1/s.
+    r2
+        R2 from spin echoes on the same grid, 1/s.
+    mask
+        Voxels that count.
+    r2star_noise
+        Standard deviation of R2*, 1/s; where it is not given, one level for all is estimated from neighbouring voxels.
+    r2_noise
+        Standard deviation of R2, 1/s; likewise.
+
+    Returns
+    -------
+    R2Prime
+        R2′ and its standard deviation before negative values were set to zero, 1/s, zero outside the mask.
+
+    Raises
+    ------
+    GeometryError
+        Maps or mask on different grids.
+    MaskError, NonFiniteError
+        The mask is empty, or a map is not finite inside it.
+    InputError
+        A map that can only be in 1/ms or a time in s, or R2 above R2* nearly everywhere.
+
+    Warns
+    -----
+    ParadiaWarning
+        R2 exceeds R2* by three standard deviations in more than a tenth of the voxels.
+
+    References
+    ----------
+    Shin HG, et al. NeuroImage 2021;240:118371. doi:10.1016/j.neuroimage.2021.118371.
+    """
+    maps = {"r2star": r2star, "r2": r2, "r2star_noise": r2star_noise, "r2_noise": r2_noise}
+    for name, image in maps.items():
+        if image is not None:
+            _check(name, image, mask)
+    difference = torch.where(mask, r2star - r2, 0.0)
+    levels = [
+        torch.zeros_like(rate) + roughness(torch.where(mask, rate, 0.0), mask) if noise is None else noise
+        for rate, noise in ((r2star, r2star_noise), (r2, r2_noise))
+    ]
+    noise = torch.where(mask, torch.hypot(*levels), 0.0)
+    _agree(difference[mask], noise[mask])
+    return R2Prime(difference.clamp_min(0), noise)
+
+
+def _check(name: str, image: Tensor, mask: Tensor) -> None:
+    """Refuse a map that does not fit, and rates that are none."""
+    if image.shape != mask.shape:
+        raise GeometryError(
+            f"{name} and mask differ in shape: {tuple(image.shape)} and {tuple(mask.shape)}. Bring spin and gradient echoes to one space."
+        )
+    if not bool(mask.any()):
+        raise MaskError("the mask is empty: no voxel is inside. Give another mask.")
+    inside = image[mask]
+    broken = int((~torch.isfinite(inside)).sum())
+    if broken:
+        raise NonFiniteError(f"{name} is NaN or Inf in {broken} voxels of the mask. Take those voxels out of the mask.")
+    if name.endswith("noise"):
+        return
+    middle = float(inside.median())
+    if middle < SLOWEST:
+        raise InputError(
+            f"{name} has a median of {middle:.3g} over the mask, which is no rate of tissue in 1/s. "
+            "Rates in 1/ms are multiplied by 1000; of times in s give the reciprocal."
+        )
+
+
+def _agree(difference: Tensor, noise: Tensor) -> None:
+    """Say when the two rates can hardly be of one head."""
+    share = float((difference < -3 * noise).float().mean())
+    if share > 0.5:
+        raise InputError(
+            f"R2 exceeds R2* beyond noise in {100 * share:.0f} % of the mask, which no tissue does. "
+            "Check that the maps are not exchanged and that both are rates in 1/s, not times."
+        )
+    if share > DOUBTFUL:
+        warnings.warn(
+            f"R2 exceeds R2* by three standard deviations in {100 * share:.0f} % of the mask, where R2′ is set to zero. "
+            "Check the alignment of spin and gradient echoes and the refocusing that R2 was fitted with.",
+            ParadiaWarning,
+            stacklevel=3,
+        )

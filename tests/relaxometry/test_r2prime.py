@@ -1,0 +1,88 @@
+"""R2′: a difference that is never negative, knows its noise, and refuses maps in other units."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError, ParadiaWarning
+from paradia.registry import load
+from paradia.relaxometry.r2prime import _check, r2prime
+
+SHAPE = (24, 21, 20)
+
+
+@pytest.fixture
+def case(generator):
+    irreversible = 8 + 10 * torch.rand(SHAPE, generator=generator)
+    reversible = 12 * torch.rand(SHAPE, generator=generator)
+    mask = torch.rand(SHAPE, generator=generator) > 0.2
+    return irreversible + reversible, irreversible, mask
+
+
+def test_is_the_difference_inside_the_mask(case):
+    r2star, r2, mask = case
+    noise = torch.full(SHAPE, 3.0), torch.full(SHAPE, 4.0)
+    found = r2prime(r2star, r2, mask, *noise)
+    torch.testing.assert_close(found.r2prime, (r2star - r2) * mask)
+    torch.testing.assert_close(found.r2prime_noise, 5.0 * mask)
+
+
+def test_is_never_negative_and_its_noise_is_the_spread(generator):
+    r2star, r2 = (rate + sigma * torch.randn(SHAPE, generator=generator) for rate, sigma in ((25.0, 0.8), (15.0, 0.5)))
+    mask = torch.ones(SHAPE, dtype=torch.bool)
+    for given in ((torch.full(SHAPE, 0.8), torch.full(SHAPE, 0.5)), ()):
+        found = r2prime(r2star, r2, mask, *given)
+        assert float(found.r2prime.std() / found.r2prime_noise.mean()) == pytest.approx(1, abs=0.05)
+    close = r2prime(r2star, r2 + 10, mask).r2prime
+    assert float(close.min()) == 0
+    assert 0.45 < float((close == 0).float().mean()) < 0.55
+
+
+@pytest.mark.parametrize("name", ["r2star", "r2"])
+def test_rates_in_another_unit_are_refused_by_name(name, case):
+    r2star, r2, mask = case
+    given = {"r2star": r2star, "r2": r2}
+    with pytest.raises(InputError, match=rf"{name} has a median of 0\.0.* multiplied by 1000"):
+        r2prime(**(given | {name: given[name] / 1000}), mask=mask)
+    with pytest.raises(InputError, match="of times in s give the reciprocal"):
+        r2prime(**(given | {name: 1 / given[name]}), mask=mask)
+
+
+def test_exchanged_maps_and_times_in_milliseconds_are_refused(case):
+    r2star, r2, mask = case
+    noise = torch.full(SHAPE, 0.5)
+    with pytest.raises(InputError, match="not exchanged"):
+        r2prime(r2, r2star, mask, noise, noise)
+    with pytest.raises(InputError, match="not times"):
+        r2prime(r2star, 1000 / r2, mask, noise, noise)
+
+
+def test_maps_that_do_not_match_are_warned_of(case):
+    r2star, r2, mask = case
+    noise = torch.full(SHAPE, 0.5)
+    wrong = r2.clone()
+    wrong[:7] += 20
+    with pytest.warns(ParadiaWarning, match="R2 exceeds R2\\* by three standard deviations in [23].* %"):
+        found = r2prime(r2star, wrong, mask, noise, noise)
+    assert not found.r2prime[:5].any()
+
+
+def test_what_does_not_fit_is_refused(case):
+    r2star, r2, mask = case
+    with pytest.raises(GeometryError, match="r2 and mask differ in shape"):
+        _check("r2", r2[1:], mask)
+    with pytest.raises(MaskError, match="the mask is empty"):
+        r2prime(r2star, r2, mask & False)
+    with pytest.raises(NonFiniteError, match=r"r2star is NaN or Inf in \d+ voxels"):
+        r2prime(r2star / 0, r2, mask)
+    with pytest.raises(NonFiniteError, match="r2_noise is NaN"):
+        r2prime(r2star, r2, mask, None, r2 * torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("name", "gives"),
+    [("arlo", ("r2star", "r2star_noise")), ("r2_epg", ("r2", "r2_noise")), ("r2prime", ("r2prime", "r2prime_noise"))],
+)
+def test_a_method_says_what_it_gives(name, gives):
+    assert load("relaxometry", name).gives == gives
