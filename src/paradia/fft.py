@@ -182,3 +182,11 @@ def each(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     if images.ndim == 3:
         return function(images)
     return torch.stack([function(image) for image in images.flatten(0, -4)]).unflatten(0, images.shape[:-3])
+
+
+def each_of(function: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor) -> tuple[Tensor, ...]:
+    """Do as `each` for a function that gives several tensors, volumes or numbers."""
+    if images.ndim == 3:
+        return function(images)
+    rows = [function(image) for image in images.flatten(0, -4)]
+    return tuple(torch.stack(column).unflatten(0, images.shape[:-3]) for column in zip(*rows, strict=True))

@@ -68,6 +68,8 @@ def unpack(data: bytes) -> UNet3d:
     net = UNet3d(**json.loads(header["architecture"]))
     net.load_state_dict({key: value.float() for key, value in load(data).items()})
     net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    net.calibration = tuple(json.loads(header.get("calibration", "null")) or net.calibration)
+    net.about = header
     return net.eval().requires_grad_(False)
 
 
@@ -81,7 +83,8 @@ def pack(net: UNet3d, architecture: dict[str, Any], **about: str) -> bytes:
     architecture
         Arguments of `UNet3d`.
     about
-        More for the header.
+        More for the header: ``calibration`` (a list of factors as JSON), ``familiar`` (see `familiar.Familiar`), ``voxel_size``
+        (smallest and largest edge that the network was trained with, mm, as JSON), and whatever else is to be known.
 
     Returns
     -------

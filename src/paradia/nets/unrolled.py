@@ -9,17 +9,21 @@ from torch import Tensor
 
 from paradia.fft import Window
 from paradia.grid import Grid
+from paradia.nets.familiar import novelty
 from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
 from paradia.nets.unet import UNet3d
 from paradia.nets.windows import apply
 from paradia.operators.dipole import Dipole
 from paradia.solvers.cg import cg
 
-MARGIN = 20.0
-"""Zeros around the mask's box, mm, so that the dipole's field does not come back from the other side."""
+TRUST = 0.3
+"""Weight of the field in the data steps: less than one, since its errors are neither white nor all known."""
 
 ITERATIONS = 8
 """Of conjugate gradients in a data step: more do not change what the network sees."""
+
+LEAST = 1e-3
+"""Least unit of what the network sees, as a share of the start's root mean square: where most of the start is exactly flat."""
 
 FLOOR = 1e-3
 """Least standard deviation of a field, ppm: what the model leaves out."""
@@ -32,6 +36,8 @@ class Estimate(NamedTuple):
     """ppm, zero outside the mask."""
     deviation: Tensor
     """Standard deviation, ppm, zero outside the mask."""
+    novelty: float = 0.0
+    """See `familiar.novelty`."""
 
 
 class Problem(NamedTuple):
@@ -70,8 +76,14 @@ def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Gri
     Tensor
         The start with a mean of zero in the mask.
     """
-    held = Problem(field * mask, mask, noise * mask, Dipole(grid).to(field), spread(start, mask))
+    held = Problem(field * mask, mask, noise * mask, Dipole(grid).to(field), unit_of(start, mask))
     return held, centred(start, mask)
+
+
+def unit_of(start: Tensor, mask: Tensor) -> Tensor:
+    """Return `spread`, held above zero where more than half of the start is one value."""
+    centre = start[mask] - start[mask].mean()
+    return spread(start, mask).maximum(LEAST * centre.square().mean().sqrt())
 
 
 def centred(image: Tensor, mask: Tensor) -> Tensor:
@@ -96,9 +108,11 @@ def propose(net: UNet3d, chi: Tensor, held: Problem) -> Estimate:
     Estimate
         χ, mean zero in the mask.
     """
-    answer = apply(net, inversion_channels(held.field, chi, held.mask, held.noise, held.dipole, held.scale))
+    channels = inversion_channels(held.field, chi, held.mask, held.noise, held.dipole, held.scale)
+    answer = apply(net, channels)
     unit = held.scale * gain(chi / held.scale)
-    return Estimate(centred(chi + unit * answer[0], held.mask), unit * answer[1].clamp(-6, 3).exp() * held.mask)
+    deviation = unit * answer[1].clamp(-6, 3).exp() * held.mask
+    return Estimate(centred(chi + unit * answer[0], held.mask), deviation, novelty(net, channels, held.mask))
 
 
 def consult(estimate: Estimate, held: Problem, trust: float, iterations: int = ITERATIONS) -> Tensor:
@@ -135,8 +149,10 @@ def consult(estimate: Estimate, held: Problem, trust: float, iterations: int = I
     return centred(estimate.value + size * change, held.mask)
 
 
-def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float) -> Estimate:
+def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float, refine: int = 0) -> Estimate:
     """Alternate: the network proposes, the field decides, `stages` times, and the network has the last word.
+
+    The deviation is multiplied by the network's calibration, which was found on held-out volumes.
 
     Parameters
     ----------
@@ -150,16 +166,28 @@ def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float
         How often the network is asked.
     trust
         See `consult`.
+    refine
+        Conjugate gradients of a data step after the last proposal; none leaves the last word to the network.
 
     Returns
     -------
     Estimate
-        χ and its standard deviation. Memory does not grow with the stages.
+        χ, its standard deviation, and how strange the start looked. Memory does not grow with the stages.
     """
     estimate = propose(net, chi, held)
+    strange = estimate.novelty
     for _ in range(stages - 1):
         estimate = propose(net, consult(estimate, held, trust), held)
-    return estimate
+    chi = consult(estimate, held, trust, refine) if refine else estimate.value
+    return Estimate(chi, estimate.deviation * net.calibration[0], strange)
+
+
+def unexplained(chi: Tensor, held: Problem) -> Tensor:
+    """Return what χ leaves of the field, ppm: the mean of χ, which nobody knows, taken as the field would have it."""
+    left = (held.field - held.dipole(chi)) * held.mask
+    body = held.dipole(held.mask.to(chi)) * held.mask
+    size = body.square().sum()
+    return left - body * ((left * body).sum() / size.clamp_min(torch.finfo(size.dtype).tiny))
 
 
 def clear(net: UNet3d, total: Tensor, local: Tensor, chi: Tensor, rest: Tensor, noise: Tensor, window: Window) -> Estimate:
@@ -187,8 +215,10 @@ def clear(net: UNet3d, total: Tensor, local: Tensor, chi: Tensor, rest: Tensor, 
     Estimate
         Local field.
     """
-    mask, scale = window.mask, spread(chi, window.mask)
+    mask, scale = window.mask, unit_of(chi, window.mask)
     chi = centred(chi, mask)
-    answer = apply(net, background_channels(total * mask, local * mask, chi, rest, mask, noise * mask, window.grid, scale))
+    channels = background_channels(total * mask, local * mask, chi, rest, mask, noise * mask, window.grid, scale)
+    answer = apply(net, channels)
     unit = scale / FIELD * gain(FIELD * local / scale)
-    return Estimate((local + unit * answer[0]) * mask, unit * answer[1].clamp(-6, 3).exp() * mask)
+    deviation = unit * answer[1].clamp(-6, 3).exp() * mask
+    return Estimate((local + unit * answer[0]) * mask, deviation * net.calibration[0], novelty(net, channels, mask))

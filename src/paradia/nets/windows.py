@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from paradia.errors import ParadiaWarning
 from paradia.nets.unet import UNet3d
 
 WINDOW = 128
@@ -46,7 +47,7 @@ def apply(net: UNet3d, channels: Float[Tensor, "inputs x y z"]) -> Float[Tensor,
         try:
             return _once(net, channels)
         except torch.OutOfMemoryError:
-            warnings.warn("the GPU has too little memory for the volume at once: going on in windows.", stacklevel=2)
+            warnings.warn("the GPU has too little memory for the volume at once: going on in windows.", ParadiaWarning, stacklevel=2)
             torch.cuda.empty_cache()
     return _windows(net, channels)
 

@@ -13,11 +13,8 @@ from paradia.nets import separated, unrolled
 from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
 from paradia.nets.store import network
 from paradia.nets.unet import UNet3d
-from paradia.nets.unrolled import Problem, centred, consult, problem, propose
+from paradia.nets.unrolled import TRUST, Problem, centred, consult, problem, propose
 from paradia.training.volumes import Prepared
-
-TRUST = 0.3
-"""Weight of the field in the steps between the stages; see `unrolled.consult`."""
 
 STAGES = 2
 """How often the inversion network is asked for the χ that the separation begins with."""

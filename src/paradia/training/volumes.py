@@ -20,11 +20,8 @@ from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.inversion.l1bayes import l1bayes
 from paradia.simulate.batches import Example, Recipe, example
-from paradia.sources.fit import fit
-from paradia.sources.split import MARGIN, Effort
-
-EFFORT = Effort(start=60, rounds=3, max_iter=15)
-"""Of the joint fit for training: half of the usual, since a network that mends a worse start mends a better one too."""
+from paradia.sources.fit import QUICK, fit
+from paradia.sources.split import MARGIN
 
 SMALL = ("noise", "local_field", "total_field", "leftover", "chi_pos", "chi_neg", "chi_local", "chi_joint", "local_joint", "rest_joint")
 """Maps in ppm: stored in half precision as parts per billion, where they fill its range."""
@@ -64,7 +61,7 @@ def prepare(found: Example, seed: int) -> Prepared:
     noise = maps["noise"]
     maps["field"] = (maps["local_field"] + maps["leftover"] + noise * torch.randn(noise.shape, generator=generator)) * window.mask
     maps["chi_local"] = l1bayes(maps["field"], window.mask, window.grid, noise=noise, max_iter=7)
-    maps["chi_joint"], maps["local_joint"], maps["rest_joint"] = fit(window, maps["total_field"], noise, EFFORT)
+    maps["chi_joint"], maps["local_joint"], maps["rest_joint"] = fit(window, maps["total_field"], noise, QUICK)
     return Prepared(window, maps, found.b0, found.dr_pos, found.dr_neg)
 
 

@@ -1,0 +1,116 @@
+"""A network in turn with the field: from local field to susceptibility."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from paradia.errors import InputError
+from paradia.fft import Window, each_of
+from paradia.grid import Grid
+from paradia.inversion.l1bayes import l1bayes
+from paradia.nets.checks import LOCAL_LIMIT, check_field, check_voxels
+from paradia.nets.familiar import tell
+from paradia.nets.store import network
+from paradia.nets.unrolled import TRUST, invert, problem, unexplained
+from paradia.sources.doubt import roughness
+from paradia.sources.split import MARGIN
+from paradia.types import Callback, Image, LearnedChi, Mask, Volume
+
+CITE = "10.1016/j.media.2022.102700"
+
+WEIGHTS = ("varnet",)
+
+MAX_ITER = 7
+"""Of the start, in each round: what the network was trained with."""
+
+
+def varnet(
+    local_field: Image,
+    mask: Mask,
+    grid: Grid,
+    noise: Volume | None = None,
+    *,
+    stages: int = 2,
+    trust: float = TRUST,
+    refine: int = 0,
+    callback: Callback | None = None,
+) -> LearnedChi:
+    r"""Begin with few edges; then a trained network proposes and the field decides, in turn.
+
+    The start is that of `l1bayes`, shorter. In each stage the network sees χ, the field and what χ does not explain of it, and proposes a
+    better χ with a standard deviation :math:`\tau` for each voxel. Between stages the field has its say:
+
+    .. math:: \arg\min_\chi\; t\,\|\sigma^{-1} M (f - D\chi)\|^2 + \|(\chi - z)/\tau\|^2
+
+    with the proposal z. The field counts inside the mask alone, weighed by its noise, and voxel size and direction of B0 enter through the
+    dipole D. The network was trained on simulated heads and on random shapes alone; nobody's scan is in its weights.
+
+    Parameters
+    ----------
+    local_field
+        Field of the sources inside the mask, ppm.
+    mask
+        Voxels where it holds.
+    grid
+        Voxel size and direction of B0.
+    noise
+        Standard deviation of the field, ppm; judged from the field's own roughness without it.
+    stages
+        How often the network is asked, at least once.
+    trust
+        t of the formula, 0 or more: 1 if all errors of the field and of the proposal were white and known, 0 to leave all to the network.
+    refine
+        Iterations in which the field corrects the last proposal too: closer to the data, a little noisier.
+    callback
+        Called as ``callback(iteration, relative_change)`` in the start.
+
+    Returns
+    -------
+    LearnedChi
+        χ and its standard deviation, ppm, what χ leaves of the field, and how little the volume resembles the training.
+
+    Raises
+    ------
+    GeometryError
+        Shapes that do not fit the grid.
+    MaskError
+        The mask is empty.
+    InputError
+        The field cannot be in ppm, or a knob is out of range.
+    WeightsError
+        The weights are missing or not those released.
+
+    Notes
+    -----
+    A variational network as in the paper, with its faults mended: the data term is confined to the mask, does not depend on the size of the
+    volume and is solved, not descended. Architecture, training data and weights are not those of the paper. The original method is covered
+    by a patent (US 11,940,519).
+
+    References
+    ----------
+    Cognolato F, O'Brien K, Jin J, et al. Med Image Anal 2023;84:102700. doi:10.1016/j.media.2022.102700.
+    """
+    if stages < 1 or trust < 0 or refine < 0:
+        raise InputError(f"stages must be at least 1, trust and refine at least 0, got {stages}, {trust:g} and {refine}.")
+    window = Window.around(mask, grid, MARGIN, local_field=local_field, noise=noise)
+    check_field(local_field, mask, "local field", LOCAL_LIMIT)
+    net = network("varnet", str(local_field.device))
+    check_voxels(grid, net)
+    known = None if noise is None else window.take(noise).float()
+
+    def one(field: Tensor) -> tuple[Tensor, ...]:
+        if not field.any():
+            return *[torch.zeros_like(field)] * 3, field.new_zeros(())
+        loud = roughness(field, window.mask).expand(field.shape) if known is None else known
+        start = l1bayes(field, window.mask, window.grid, known, max_iter=MAX_ITER, tol=math.inf, callback=callback)
+        held, chi = problem(field, start, window.mask, loud, window.grid)
+        found = invert(net, chi, held, stages=stages, trust=trust, refine=refine)
+        tell(found.novelty, "varnet")
+        return found.value, found.deviation, unexplained(found.value, held), field.new_tensor(found.novelty)
+
+    *maps, strange = each_of(one, window.take(local_field * mask).float())
+    chi, deviation, left = (window.put(image).to(local_field) for image in maps)
+    return LearnedChi(chi, deviation, left, strange.to(local_field))
