@@ -109,7 +109,7 @@ def table(times: tuple[float, ...], highest: float, most: float, r1: float) -> T
     terms = _series(echoes, 1e-3)  # (term, echo, entry)
     basis, sizes, _ = torch.linalg.svd(terms[0], full_matrices=False)
     basis = basis[:, sizes > NEGLIGIBLE * sizes[0]]
-    entries = torch.einsum("tne,nd->etd", terms, basis).flatten(1)
+    entries = (basis.T @ terms).permute(2, 0, 1).flatten(1)
     return Table(basis.float(), entries.float(), low, step, shares, 1 if numbers[0] == 1 else 6)
 
 
