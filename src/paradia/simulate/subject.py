@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Integer
@@ -14,8 +14,10 @@ from torch import Tensor
 from paradia.errors import GeometryError, InputError, nearest
 from paradia.grid import Grid
 from paradia.simulate import tissue
+from paradia.simulate._table import relaxivity
 from paradia.simulate.anatomy import Anatomy
 from paradia.simulate.fields import fields
+from paradia.simulate.lesions import KINDS, Lesion, draw, lesion_labels
 from paradia.types import Mask, Volume
 
 HEAD = Grid((192, 224, 192))
@@ -55,7 +57,7 @@ class Subject(NamedTuple):
     """Field of χ inside the mask, ppm, defined everywhere."""
     total_field: Volume
     """Field of everything after second-order shimming over the brain, ppm."""
-    lesions: tuple[Any, ...]
+    lesions: tuple[Lesion, ...]
     """What `lesions.draw` drew; their number in `lesion_labels` is their place here, from 1."""
     lesion_labels: Integer[Tensor, "x y z"]
     """0 where there is no lesion."""
@@ -159,11 +161,9 @@ def subject(
     a voxel half in bone decays like its visible half; R2* = R2 + R2′ holds, R2′ = Dr χ only where a voxel is of one tissue.
     """
     _check(oversample, age, sex)
-    tissue.relaxivity(b0, dr_pos, dr_neg)
-    if lesions:
-        from paradia.simulate.lesions import draw, known
-
-        known(lesions)
+    dr = relaxivity(b0, dr_pos, dr_neg)
+    if unknown := set(lesions) - set(KINDS):
+        raise InputError(f"there is no lesion {min(unknown)!r}. {nearest(min(unknown), KINDS)}")
     if grid is None:
         grid = _shrunk(anatomy.grid, oversample) if isinstance(anatomy, Anatomy) else HEAD
     if max(grid.voxel_size) > COARSEST:
@@ -175,34 +175,30 @@ def subject(
     years, coin = torch.rand(2, generator=generator).tolist()
     age = 20 + 60 * years if age is None else float(age)
     sex = ("female" if coin < 0.5 else "male") if sex is None else sex
-    if anatomy is None:
-        from paradia.simulate.anatomical import anatomical
-
-        anatomy = anatomical(fine, seed=seed, age=age, sex=sex)
-    elif not isinstance(anatomy, Anatomy):
-        anatomy = anatomy(fine)
-    maps = tissue.maps(anatomy, b0=b0, seed=seed, age=age, sex=sex, dr_pos=dr_pos, dr_neg=dr_neg)
-    drawn: tuple[Any, ...] = ()
-    places = torch.zeros(fine.shape, dtype=torch.int16)
+    drawn = _anatomy(anatomy, fine, seed, age, sex)
+    maps = tissue.maps(drawn, b0=b0, seed=seed, age=age, sex=sex, dr_pos=dr[0], dr_neg=dr[1])
+    found: tuple[Lesion, ...] = ()
     if lesions:
-        maps, anatomy, drawn, places = draw(maps, anatomy, seed=seed, kinds=lesions)
-    return assemble(anatomy, maps, grid, drawn, places, age, sex)
+        maps, drawn, found = draw(maps, drawn, seed=seed, kinds=tuple(lesions))
+    return _assembled(drawn, maps, grid, found, (float(b0), *dr, age, sex))
 
 
-def assemble(anatomy: Anatomy, maps: tissue.Maps, grid: Grid, lesions: tuple[Any, ...], places: Tensor, age: float, sex: str) -> Subject:
-    """Compute the fields of maps and average it all onto the grid.
+def _anatomy(given: Anatomy | Callable[[Grid], Anatomy] | None, grid: Grid, seed: int, age: float, sex: str) -> Anatomy:
+    """Take or make the anatomy."""
+    if isinstance(given, Anatomy):
+        return given
+    if given is not None:
+        return given(grid)
+    from paradia.simulate.anatomical import anatomical  # its bank is large
 
-    Parameters
-    ----------
-    anatomy, maps
-        What lies where, and what it is made of, on a grid a whole number of times finer.
-    grid
-        Where to.
-    lesions, places
-        What was drawn, and its label map.
-    age, sex
-        Of the person.
-    """
+    return anatomical(grid, seed=seed, age=age, sex=sex)
+
+
+def _assembled(
+    anatomy: Anatomy, maps: tissue.Maps, grid: Grid, lesions: tuple[Lesion, ...], person: tuple[float, float, float, float, str]
+) -> Subject:
+    """Compute the fields of maps and average it all onto the grid."""
+    b0, dr_pos, dr_neg, age, sex = person
     factor = anatomy.grid.shape[0] // grid.shape[0]
     mask = _mean(anatomy.mask.float(), factor) > 0.5 if factor > 1 else anatomy.mask
     inside = mask
@@ -212,14 +208,14 @@ def assemble(anatomy: Anatomy, maps: tissue.Maps, grid: Grid, lesions: tuple[Any
     chi, local_field, total_field = (_mean(image, factor) for image in (found.sources, found.local, found.total))
     del found
     signal = maps.density * torch.exp(-SEEN * maps.r2star)
-    total = _mean(signal, factor).clamp_(min=1e-9)
-    rates = [_mean(rate * signal, factor) / total if factor > 1 else rate for rate in (maps.r1, maps.r2, maps.r2prime, maps.fat)]
+    seen = _mean(signal, factor).clamp(min=1e-9)
+    rates = [_mean(rate * signal, factor) / seen if factor > 1 else rate for rate in (maps.r1, maps.r2, maps.r2prime, maps.fat)]
     r1, r2, r2prime, fat = rates
     chi_pos, chi_neg, density = (_mean(image, factor) for image in (maps.chi_pos, maps.chi_neg, maps.density))
-    coarse = _coarse(anatomy, mask, grid, factor)
+    places = _most(lesion_labels(lesions, anatomy.grid), factor)
     return Subject(
-        coarse, chi, chi_pos, chi_neg, density, r1, r2, r2prime, r2 + r2prime, fat, local_field, total_field,
-        lesions, _most(places, factor), maps.b0, maps.dr_pos, maps.dr_neg, age, sex, grid,
+        _coarse(anatomy, mask, grid, factor), chi, chi_pos, chi_neg, density, r1, r2, r2prime, r2 + r2prime, fat,
+        local_field, total_field, lesions, places, b0, dr_pos, dr_neg, age, sex, grid,
     )  # fmt: skip
 
 
