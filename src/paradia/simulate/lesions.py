@@ -53,7 +53,7 @@ _KINDS = {
     "microbleed": _Kind((1.0, 2.5), (0.4, 1.5), (0.0, 0.0), 0.9, 1.0, 1.5, "haemorrhage", (*WHITE, "grey_matter", "thalamus"), 0.15),
     "haemorrhage": _Kind((5.0, 12.0), (0.3, 1.0), (0.0, 0.05), 1.05, 1.1, 1.8, "haemorrhage", (*WHITE, "putamen", "thalamus"), 0.35),
     "calcification": _Kind(
-        (1.5, 5.0), (0.0, 0.02), (0.8, 3.3), 0.5, 0.9, 3.0, "calcification",
+        (1.5, 4.0), (0.0, 0.02), (0.3, 2.0), 0.5, 0.9, 3.0, "calcification",
         ("pineal", "choroid", "pallidum_external", "pallidum_internal", *WHITE), 0.25,
     ),
 }  # fmt: skip
