@@ -1,10 +1,12 @@
 import json
+import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from paradia.cli.app import ELSEWHERE
+from paradia.io.derivatives import NUMBERS
 from paradia.registry import STAGES, load, methods
 
 METHODS = [(stage, method) for stage in STAGES for method in methods(stage) if (stage, method) not in ELSEWHERE]
@@ -45,6 +47,8 @@ def test_every_method_works_on_files(stage, name, command, files, coils, small, 
     told = command(stage, name.replace("_", "-"), out, *options(method, files, coils))
     assert told.status == 0, told.err
     gives = ["local_mask" if given == "mask" and stage != "mask" else given for given in load(stage, name).gives]
+    numbers = [given for given in gives if given in NUMBERS]
+    gives = [given for given in gives if given not in NUMBERS]
     for place, given in enumerate(gives):
         path = out if place == 0 else tmp_path / f"result_{given}.nii.gz"
         image, sidecar = nib.load(path), json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
@@ -55,6 +59,8 @@ def test_every_method_works_on_files(stage, name, command, files, coils, small, 
         assert sidecar["EstimationAlgorithm"] == f"{stage}/{name}"
         assert sidecar["Units"]
         assert set(sidecar["Parameters"]) == set(load(stage, name).knobs)
+        assert all(isinstance(sidecar[NUMBERS[number]], float) for number in numbers)
+        assert set(sidecar.get("Weights", ())) == set(getattr(sys.modules[method.function.__module__], "WEIGHTS", ()))
     assert np.abs(nib.load(out).get_fdata()).max() > 0
 
 

@@ -44,7 +44,8 @@ def maps():
     return {
         "magnitude": echoes.abs(), "phase": echoes.sin() * math.pi, "unwrapped": echoes * mask, "mask": mask, "local_mask": mask,
         "total_field": image * mask, "noise": 0.002 * mask, "local_field": 0.02 * image * mask, "chi": 0.05 * image * mask,
-        "r2star": image.abs() * 20 * mask, "grid": GRID,
+        "r2star": image.abs() * 20 * mask, "grid": GRID, "local_noise": 0.002 * mask, "chi_noise": image.abs() * 0.01 * mask,
+        "residual": 0.001 * image * mask,
     }  # fmt: skip
 
 
@@ -260,6 +261,6 @@ def test_no_global_drawing_state():
 
 def test_pictures_are_embedded_whole(page):
     sources = re.findall(r'src="data:image/webp;base64,([^"]+)" width="(\d+)" height="(\d+)"', page)
-    assert len(sources) == 11
+    assert len(sources) == 14
     for source, width, height in sources:
         assert decode(base64.b64decode(source)).size == (int(width), int(height))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import platform
 import time
@@ -20,19 +21,24 @@ import paradia
 from paradia.errors import FileError, InputError, OutputBusyError
 from paradia.io.acquisition import Acquisition, load_mask
 from paradia.io.atomic import sweep
-from paradia.io.derivatives import map_path, write_dataset_description, write_map, write_provenance
+from paradia.io.derivatives import NUMBERS, map_path, write_dataset_description, write_map, write_provenance
 from paradia.io.hashing import fingerprints
 from paradia.io.sidecar import read_json
 from paradia.metrics.quality import judge
+from paradia.nets.store import cards
 from paradia.pipeline import twopass
 from paradia.pipeline.execute import Outcome, Progress, StepRecord, execute
 from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
 from paradia.pipeline.store import Store
+from paradia.registry import STAGES, Method, load
 from paradia.report.page import write_report
 from paradia.report.record import RunRecord
 
-WRITTEN = ("mask", "total_field", "noise", "local_field", "local_mask", "chi", "r2star", "t2star", "swi", "minip")
+WRITTEN = (
+    *("mask", "total_field", "noise", "local_field", "local_noise", "local_mask", "chi", "chi_noise", "residual"),
+    *("r2star", "t2star", "swi", "minip"),
+)
 """Maps that a run writes, where it made them."""
 
 WORK = ".paradia"
@@ -256,6 +262,7 @@ def _sidecar(name: str, acquisition: Acquisition, outcome: Outcome, maps: Mappin
         "SoftwareVersions": versions(),
     }
     if made_by:
+        entry |= weights_of(load(made_by.stage, made_by.method)) if made_by.stage in STAGES else {}
         entry["EstimationAlgorithm"] = f"{made_by.stage}/{made_by.method}"
         entry["Parameters"] = made_by.settings
         if made_by.cite:
@@ -273,7 +280,16 @@ def _sidecar(name: str, acquisition: Acquisition, outcome: Outcome, maps: Mappin
             entry["EstimationAlgorithm"] = f"{inversion.stage}/{inversion.method}"
             entry["Parameters"] = inversion.settings
             entry["DOI"] = inversion.cite
+            entry |= weights_of(load(inversion.stage, inversion.method))
+    if name in ("chi", "chi_noise", "residual", "local_field", "local_noise"):
+        entry |= {word: float(maps[number]) for number, word in NUMBERS.items() if number in maps}
     return entry
+
+
+def weights_of(method: Method) -> dict[str, Any]:
+    """Say which weights a method computes with."""
+    names = getattr(inspect.getmodule(method.function), "WEIGHTS", ())
+    return {"Weights": {name: cards()[name]["sha256"] for name in names}} if names else {}
 
 
 def _maker(name: str, steps: list[StepRecord]) -> StepRecord | None:

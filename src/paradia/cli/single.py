@@ -17,13 +17,13 @@ import torch
 from cyclopts import Parameter
 
 from paradia.cli.app import ELSEWHERE
-from paradia.cli.job import versions
+from paradia.cli.job import versions, weights_of
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
 from paradia.errors import FileError, GeometryError, InputError
 from paradia.io.acquisition import Acquisition, geometry
 from paradia.io.coils import holds_coils
-from paradia.io.derivatives import OUTPUTS, save_map
+from paradia.io.derivatives import NUMBERS, OUTPUTS, save_map
 from paradia.io.loose import Coils, coils_from_files, from_files
 from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
 from paradia.io.sidecar import direction, sidecar_of
@@ -137,6 +137,8 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
     if not out.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"the result is a NIfTI file, got {out}. Give a name that ends in .nii.gz.")
     names = ["local_mask" if name == "mask" and method.stage != "mask" else name for name in method.gives]
+    numbers = [name for name in names if name in NUMBERS]
+    names = [name for name in names if name not in NUMBERS]
     places = {name: out if place == 0 else _beside(out, name) for place, name in enumerate(names)}
     sources = paths_of(method, given)
     for path in places.values():
@@ -162,6 +164,8 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
             "Command": shlex.join(["paradia", *sys.argv[1:]]),
             "SoftwareVersions": versions(),
         }
+        sidecar |= {NUMBERS[name]: outcome.maps[name].tolist() for name in numbers}
+        sidecar |= weights_of(method)
         if method.stage == "combine" and "scan" in board:  # echoes go out, and the next step asks for their times
             sidecar |= {"EchoTime": list(board["scan"].echo_times), "MagneticFieldStrength": board["scan"].b0}
         for name, path in places.items():

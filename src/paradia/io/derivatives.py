@@ -41,7 +41,10 @@ OUTPUTS: Mapping[str, Output] = MappingProxyType(
         "noise": Output("desc-noise_fieldmap", "ppm", "standard deviation of the field"),
         "offset": Output("desc-offset_phase", "rad", "phase at echo time zero", "Phase grows with the field."),
         "local_field": Output("localfield", "ppm", "local field, of the sources inside the mask", PPM_SIGN),
+        "local_noise": Output("desc-noise_localfield", "ppm", "standard deviation of the local field"),
         "chi": Output("Chimap", "ppm", "magnetic susceptibility", PPM_SIGN),
+        "chi_noise": Output("desc-noise_Chimap", "ppm", "standard deviation of magnetic susceptibility"),
+        "residual": Output("desc-residual_localfield", "ppm", "what susceptibility leaves unexplained of the local field", PPM_SIGN),
         "r2star": Output("R2starmap", "1/s", "transverse relaxation rate R2*"),
         "r2star_noise": Output("desc-noise_R2starmap", "1/s", "standard deviation of R2*"),
         "r2": Output("R2map", "1/s", "transverse relaxation rate R2"),
@@ -56,6 +59,9 @@ OUTPUTS: Mapping[str, Output] = MappingProxyType(
     }
 )
 """Every map by the name of its data."""
+
+NUMBERS: Mapping[str, str] = MappingProxyType({"novelty": "Novelty", "field_novelty": "FieldNovelty"})
+"""Results that are numbers, not maps, and what sidecars call them."""
 
 NOT_IN_BIDS = (
     "*_fieldmap.*",

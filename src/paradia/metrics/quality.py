@@ -95,6 +95,12 @@ def _noise(board: Board) -> float:
     return float(noise.median()) * 1000 if noise.numel() else math.nan
 
 
+def _novelty(board: Board) -> float:
+    """Take the strangest of what networks were shown; NaN where none was asked."""
+    found = [float(board[name]) for name in ("field_novelty", "novelty") if board.get(name) is not None]
+    return max(found, default=math.nan)
+
+
 def _consistency(board: dict[str, Any]) -> results.Consistency:
     """Work out once what two numbers are read from."""
     if "consistency" not in board:
@@ -174,6 +180,12 @@ CHECKS = (
         lambda b: _consistency(b).noises, 4, 12,
         "What susceptibility leaves of the local field, in standard deviations of its noise; 1 is down to the noise.",
         "Far more is left of the local field than noise explains: background remains, or the regularisation is too strong.",
+    ),
+    Check(
+        "unlike the training", "of the limit", (), _novelty, 1, 1.5,
+        "The volume looks like those that the networks were trained with.",
+        "The volume does not look like those that the networks were trained with. Trust these maps less: compare them with a classical "
+        "method, and look at the uncertainty.",
     ),
     Check(
         "streak energy", "ratio", ("chi", "local_mask", "grid"), lambda b: results.streaks(b["chi"], b["local_mask"], b["grid"]), 2, 4,

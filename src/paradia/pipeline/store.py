@@ -23,6 +23,7 @@ from torch import Tensor
 
 import paradia
 from paradia.io.atomic import replacing
+from paradia.nets.store import FOLDER
 from paradia.pipeline.step import Step
 
 log = logging.getLogger(__name__)
@@ -113,8 +114,9 @@ def step_key(step: Step, inputs: Mapping[str, str], device: torch.device) -> str
 
 @cache
 def code_version(stage: str, source: str) -> str:
-    """Hash the code that a method of a stage can reach: its stage, its own file, and the layers below."""
-    below = [*PACKAGE.glob("*.py"), *(f for room in ("operators", "solvers", stage) for f in (PACKAGE / room).rglob("*.py"))]
+    """Hash the code that a method of a stage can reach: its stage, its own file, the layers below, and what is said of weights."""
+    rooms = ("operators", "solvers", "sources", "nets", stage)
+    below = [*PACKAGE.glob("*.py"), *(f for room in rooms for f in (PACKAGE / room).rglob("*.py")), *FOLDER.glob("weights.toml")]
     files = sorted({*below, *([Path(source)] if source else [])})
     hasher = hashlib.blake2b(digest_size=16)
     for file in files:

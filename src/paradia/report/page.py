@@ -31,12 +31,24 @@ TITLES = {
     "total_field": ("Total field", "Background and tissue together, relative to B0."),
     "noise": ("Field noise", "Standard deviation of the total field."),
     "local_field": ("Local field", "What sources inside the mask make; broad light and dark areas are background that remained."),
+    "local_noise": ("Uncertainty of the local field", "Standard deviation as the network judges it: larger beside the edge."),
     "chi": ("Susceptibility χ", "Paramagnetic is bright: veins and deep grey matter."),
+    "chi_noise": ("Uncertainty of χ", "Standard deviation as the network judges it: two thirds of the errors are smaller."),
+    "residual": (
+        "What χ leaves of the field",
+        "Noise where all is well; anatomy in it was missed, or that field is no susceptibility's.",
+    ),
     "r2star": ("R2*", "Transverse relaxation rate."),
     "swi": ("Susceptibility-weighted image", "Veins and iron are dark; close to air, so is what the phase filter could not follow."),
     "minip": ("Minimum-intensity projection", "The least value over a slab around every slice: veins join up."),
 }
 """Heading and what to look for, by the name of the data; the order of the page, χ apart."""
+
+RESULT = ("chi", "chi_noise", "residual")
+"""What is shown first."""
+
+IN_PPB = ("noise", "chi_noise", "local_noise", "residual")
+"""Maps in ppm whose numbers are easier to read in parts per billion."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +119,8 @@ def render(record: RunRecord, maps: Mapping[str, Any], *, affine: ArrayLike | No
         verdicts=verdicts,
         words=WORDS,
         warnings=[finding for finding in record.numbers if finding.verdict != "good"],
-        chi=[plate for plate in plates if plate.name == "chi"],
-        plates=[plate for plate in plates if plate.name != "chi"],
+        chi=[plate for plate in plates if plate.name in RESULT],
+        plates=[plate for plate in plates if plate.name not in RESULT],
         histograms=list(_histograms(arrays, local)),
         radiological=layout.planes is PLANES,
         stage_name=methods.stage_name,
@@ -139,8 +151,8 @@ def _plates(arrays: Mapping[str, NDArray], local: NDArray, layout: Layout, recor
             picture = figures.echoes(volume, mask, layout, look, times)
         else:
             assert look is not None
-            inside = local if name in ("local_field", "chi") else mask
-            if name == "noise":
+            inside = local if name in ("local_field", "local_noise", "chi", "chi_noise", "residual") else mask
+            if name in IN_PPB:
                 volume = volume * 1000
             if name == "chi":
                 look = replace(look, window=_chi_window(volume[inside]))

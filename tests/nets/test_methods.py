@@ -1,0 +1,285 @@
+"""What the methods keep that ask a network, whatever its weights; a network is neither odd nor the same along all axes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError, ParadiaWarning, WeightsError
+from paradia.grid import Grid
+from paradia.nets import familiar, store
+from paradia.nets.unet import UNet3d
+from paradia.operators.dipole import Dipole
+from paradia.registry import load
+
+METHODS = (("background", "bgnet"), ("inversion", "varnet"), ("singlestep", "nextqsm"))
+CHANNELS = {"varnet": 6, "bgnet": 7}
+
+
+class Case(NamedTuple):
+    chi: torch.Tensor
+    local: torch.Tensor
+    total: torch.Tensor
+    mask: torch.Tensor
+    grid: Grid
+    noise: torch.Tensor
+
+
+def ball(grid, centre, radius):
+    """Mark an ellipsoid given in fractions of the field of view."""
+    total = torch.zeros(grid.shape)
+    for axis, (n, c, r) in enumerate(zip(grid.shape, centre, radius, strict=True)):
+        place = (torch.arange(n) + 0.5) / n
+        total += ((place - c) / r).square().reshape([-1 if a == axis else 1 for a in range(3)])
+    return total <= 1
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Nuclei, a vein, texture and a source of air beside the mask."""
+    grid = Grid((44, 41, 36), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
+    generator = torch.Generator().manual_seed(7)
+    mask = ball(grid, (0.5, 0.5, 0.5), (0.38, 0.37, 0.38))
+    chi = 0.02 * torch.randn(grid.shape, generator=generator)
+    chi[ball(grid, (0.36, 0.5, 0.5), (0.08, 0.12, 0.1))] += 0.12
+    chi[ball(grid, (0.64, 0.45, 0.55), (0.09, 0.1, 0.08))] += 0.18
+    chi[20:22, 14:30, 24:26] += 0.3
+    chi *= mask
+    air = torch.zeros(grid.shape)
+    air[ball(grid, (0.5, 0.94, 0.25), (0.16, 0.1, 0.18))] = 9.4
+    dipole = Dipole(grid, padding=2)
+    noise = torch.full(grid.shape, 0.01)
+    local = dipole(chi) + noise * torch.randn(grid.shape, generator=generator)
+    return Case(chi, local * mask, (local + dipole(air)) * mask, mask, grid, noise)
+
+
+def save(folder, **about):
+    """Write networks with random weights, the last layer too, so that they change what they are shown."""
+    lines = []
+    for name, inputs in CHANNELS.items():
+        torch.manual_seed(3)
+        architecture = {"inputs": inputs, "outputs": 2, "widths": (8, 16)}
+        net = UNet3d(**architecture)
+        torch.nn.init.normal_(net.head.weight, std=0.02)
+        content = store.pack(net, architecture, task=name, **about)
+        (folder / f"{name}.safetensors").write_bytes(content)
+        lines.append(f'[{name}]\nfile = "{name}.safetensors"\nsha256 = "{hashlib.sha256(content).hexdigest()}"\n')
+    (folder / "weights.toml").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def use(monkeypatch, tmp_path):
+    """Let the methods ask networks of random weights, with more in their headers."""
+
+    def use(**about):
+        monkeypatch.setattr(store, "FOLDER", save(tmp_path, **about))
+        store.network.cache_clear()
+
+    yield use
+    store.network.cache_clear()
+
+
+@pytest.fixture(params=METHODS, ids=[name for _, name in METHODS])
+def method(request, use):
+    use()
+    loaded = load(*request.param)
+    short = {"start": 20, "rounds": 2, "max_iter": 5}
+
+    def call(*data, **knobs):
+        return loaded.function(*data, **{**{k: v for k, v in short.items() if k in loaded.knobs}, **knobs})
+
+    call.name, call.takes, call.gives = loaded.name, loaded.takes, loaded.gives
+    return call
+
+
+def field_of(method, case):
+    return case.local if "local_field" in method.takes else case.total
+
+
+def images(result):
+    return {name: value for name, value in result._asdict().items() if name != "mask" and value.ndim >= 3}
+
+
+def test_the_network_is_asked(method, case, use):
+    """Else every law below would be that of the start."""
+    field = field_of(method, case)
+    asked = method(field, case.mask, case.grid, case.noise)[0]
+    store.network.cache_clear()
+    for name in CHANNELS:
+        torch.nn.init.zeros_(store.network(name, "cpu").head.weight)
+    silent = method(field, case.mask, case.grid, case.noise)[0]
+    assert (asked - silent)[case.mask].norm() > 0.01 * silent[case.mask].norm()
+
+
+def test_keeps_shape_precision_and_mask(method, case):
+    field = field_of(method, case)
+    result = method(field, case.mask, case.grid)
+    assert result._fields == method.gives
+    for image in images(result).values():
+        assert image.shape == field.shape
+        assert image.dtype == torch.float32
+        assert image[~case.mask].abs().max() == 0
+        assert torch.isfinite(image).all()
+        assert image[case.mask].std() > 0
+    assert all(image.dtype == torch.float64 for image in images(method(field.double(), case.mask, case.grid)).values())
+    for name, image in images(result).items():
+        if name.endswith("_noise"):
+            assert image[case.mask].min() > 0
+
+
+def test_a_batch_changes_nothing(method, case):
+    field = field_of(method, case)
+    batch = torch.stack([field, 0.5 * field.flip(0)])[None]
+    result = method(batch, case.mask, case.grid)
+    for place, one in enumerate(batch[0]):
+        alone = method(one, case.mask, case.grid)
+        for name, image in alone._asdict().items():
+            if name != "mask":
+                torch.testing.assert_close(getattr(result, name)[0, place], image, rtol=1e-4, atol=1e-6)
+
+
+def test_what_lies_outside_the_mask_does_not_matter(method, case):
+    field = field_of(method, case)
+    spoilt = method(torch.where(case.mask, field, 5.0), case.mask, case.grid)
+    for name, image in images(method(field, case.mask, case.grid)).items():
+        torch.testing.assert_close(getattr(spoilt, name), image)
+
+
+def test_zero_gives_zero(method, case):
+    for image in images(method(torch.zeros(case.grid.shape), case.mask, case.grid, case.noise)).values():
+        assert image.abs().max() == 0
+
+
+def test_is_the_same_every_time_and_leaves_its_input_alone(method, case):
+    field, before = field_of(method, case), (case.total.clone(), case.local.clone(), case.mask.clone(), case.noise.clone())
+    a, b = (method(field, case.mask, case.grid, case.noise) for _ in range(2))
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    for given, kept in zip((case.total, case.local, case.mask, case.noise), before, strict=True):
+        assert torch.equal(given, kept)
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_scales_with_the_field(method, case, factor):
+    """Noise ten times above the floor that every field is taken to have, so that this is not seen.
+
+    The joint fit knows how strong tissue is, so that its answer scales as a whole, but not in each voxel.
+    """
+    field = field_of(method, case)
+    knobs = {} if method.name == "varnet" else {"start": 60, "rounds": 3, "max_iter": 15}
+    plain = method(field, case.mask, case.grid, case.noise, **knobs)
+    scaled = method(factor * field, case.mask, case.grid, factor * case.noise, **knobs)
+    for name, image in images(plain).items():
+        one, other = image[case.mask], getattr(scaled, name)[case.mask]
+        assert abs(float(one @ other / (one @ one)) / factor - 1) < 0.05, name
+        if method.name == "varnet":
+            assert (other - factor * one).norm() < 0.05 * factor * one.norm(), name
+
+
+def test_the_residual_is_what_chi_leaves(method, case):
+    """By a dipole of its own on a field of view twice as wide; both blind to the mean of χ."""
+    if "residual" not in method.gives:
+        pytest.skip("a background removal has no χ")
+    result = method(field_of(method, case), case.mask, case.grid, case.noise)
+    field = case.local if method.name == "varnet" else result.local_field
+    dipole = Dipole(case.grid, padding=2)
+    body = dipole(case.mask.float())[case.mask]
+    left = (field - dipole(result.chi))[case.mask]
+    got = result.residual[case.mask]
+    if method.name == "varnet":
+        left = left - body * (left @ body / (body @ body))
+        assert (left - got).norm() < 0.15 * left.norm()  # the window's margin is narrower
+    else:
+        assert got.std() > left.std() * 0.5  # with the noise that the fit had left over
+
+
+@pytest.mark.parametrize("name", ["varnet", "nextqsm"])
+def test_more_trust_and_refinement_leave_less_of_the_field(name, case, use):
+    use()
+    method = load("inversion" if name == "varnet" else "singlestep", name).function
+    field = case.local if name == "varnet" else case.total
+    left = [float(method(field, case.mask, case.grid, case.noise, refine=r).residual.norm()) for r in (0, 2, 6)]
+    assert left[0] > left[1] > left[2]
+    once, twice = (method(field, case.mask, case.grid, case.noise, stages=s).chi for s in (1, 2))
+    assert not torch.equal(once, twice)
+    less, more = (method(field, case.mask, case.grid, case.noise, refine=4, trust=t).residual.norm() for t in (0.01, 1.0))
+    assert more < less
+
+
+def test_calibration_multiplies_the_deviation(case, use):
+    varnet = load("inversion", "varnet").function
+    use()
+    plain = varnet(case.local, case.mask, case.grid, case.noise)
+    use(calibration="[1.7]")
+    wider = varnet(case.local, case.mask, case.grid, case.noise)
+    assert torch.equal(plain.chi, wider.chi)
+    torch.testing.assert_close(1.7 * plain.chi_noise, wider.chi_noise)
+
+
+def test_a_strange_volume_is_flagged(case, use):
+    """Known is this case with other noise; a field of noise alone is not."""
+    varnet = load("inversion", "varnet").function
+    rows, kept = [], familiar.statistics
+    use(familiar=familiar.to_json(familiar.Familiar(torch.zeros(30), torch.ones(30), torch.eye(30), 1e9)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(familiar, "statistics", lambda *data: rows.append(kept(*data)) or rows[-1])
+        for seed in range(8):
+            extra = 0.003 * torch.randn(case.local.shape, generator=torch.Generator().manual_seed(seed))
+            varnet((case.local + extra) * case.mask, case.mask, case.grid, case.noise, stages=1)
+    use(familiar=familiar.to_json(familiar.learn(torch.stack(rows))))
+    known = varnet(case.local, case.mask, case.grid, case.noise, stages=1)
+    assert 0 < known.novelty < 2
+    noise = 0.05 * torch.randn(case.local.shape, generator=torch.Generator().manual_seed(9)) * case.mask
+    with pytest.warns(ParadiaWarning, match="varnet: this volume does not look like those"):
+        assert varnet(noise, case.mask, case.grid, case.noise, stages=1).novelty > 3
+
+
+def test_voxels_beyond_the_training_are_told(method, case, use):
+    use(voxel_size=json.dumps([0.95, 1.6]))
+    method(field_of(method, case), case.mask, case.grid)
+    use(voxel_size=json.dumps([1.1, 1.6]))
+    with pytest.warns(ParadiaWarning, match=r"voxels of 1 × 1.2 × 1.5 mm: the network .* was trained with edges from 1.1 to 1.6 mm"):
+        method(field_of(method, case), case.mask, case.grid)
+
+
+def test_a_field_in_hertz_is_refused(method, case):
+    with pytest.raises(InputError, match="in another unit. Divide Hz by 42.577"):
+        method(127.7 * field_of(method, case), case.mask, case.grid)
+
+
+def test_nan_in_the_mask_is_refused(method, case):
+    field = field_of(method, case).clone()
+    field[22, 20, 18] = torch.nan
+    with pytest.raises(NonFiniteError, match="NaN or Inf in the mask"):
+        method(field, case.mask, case.grid)
+
+
+def test_empty_mask_is_refused(method, case):
+    with pytest.raises(MaskError, match="empty"):
+        method(field_of(method, case), torch.zeros_like(case.mask), case.grid)
+
+
+def test_shapes_that_do_not_fit_are_named(method, case):
+    with pytest.raises(GeometryError, match=r"mask has shape \(43, 41, 36\), but the grid \(44, 41, 36\)"):
+        method(field_of(method, case)[1:], case.mask[1:], case.grid)
+
+
+@pytest.mark.parametrize("knobs", [{"stages": 0}, {"trust": -1.0}, {"refine": -1}])
+@pytest.mark.parametrize("name", ["varnet", "nextqsm"])
+def test_knobs_that_make_no_sense_are_refused(name, knobs, case):
+    stage = "inversion" if name == "varnet" else "singlestep"
+    with pytest.raises(InputError, match="stages must be at least 1, trust and refine at least 0"):
+        load(stage, name).function(case.total, case.mask, case.grid, **knobs)
+
+
+def test_changed_weights_are_refused(method, case):
+    for path in store.FOLDER.glob("*.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match="not the released ones"):
+        method(field_of(method, case), case.mask, case.grid)
