@@ -80,17 +80,8 @@ def _background(volume: Prepared, net: UNet3d | None, generator: torch.Generator
     return Lesson(channels, local[None], maps["local_field"][None], unit[None], mask)
 
 
-def _r2prime(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:
-    """χ+ and χ− with R2′ from spin echoes."""
-    return _separation(volume, net, generator, prime=True)
-
-
-def _r2star(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:
-    """χ+ and χ− with R2* alone."""
-    return _separation(volume, net, generator, prime=False)
-
-
-def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator, *, prime: bool) -> Lesson:
+def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:
+    """χ+ and χ− with R2′ from spin echoes or with R2* alone, as often: the noise of the rate tells the network which."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
     if torch.rand((), generator=generator) < 0.5:
         field, start = maps["field"], maps["chi_local"]
@@ -100,7 +91,7 @@ def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator
     chi = unrolled.invert(network("varnet"), chi, known, stages=STAGES, trust=TRUST).value
     off = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()  # nobody knows Dr exactly
     dr = (volume.dr_pos * off[0], volume.dr_neg * off[1])
-    if prime:
+    if torch.rand((), generator=generator) < 0.5:
         rate, noise = maps["r2prime"].clamp_min(0), maps["r2prime_noise"]
     else:
         rate, noise = separated.less_typical(maps["r2star"], maps["r2star_noise"], volume.b0)
@@ -117,8 +108,7 @@ TASKS = {
     for task in (
         Task("varnet", {"inputs": 6, "outputs": 2, "widths": (32, 64, 128, 128)}, _inversion),
         Task("bgnet", {"inputs": 7, "outputs": 2, "widths": (32, 64, 128, 128)}, _background),
-        Task("sepnet_r2prime", {"inputs": 10, "outputs": 4, "widths": (32, 64, 128, 128)}, _r2prime),
-        Task("sepnet_r2star", {"inputs": 10, "outputs": 4, "widths": (32, 64, 128, 128)}, _r2star),
+        Task("sepnet", {"inputs": 10, "outputs": 4, "widths": (32, 64, 128, 128)}, _separation),
     )
 }
 """Every network that `paradia train` knows."""
