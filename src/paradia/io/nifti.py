@@ -121,7 +121,7 @@ def write(path: Path, data: NDArray, affine: NDArray, *, description: str = "") 
     path
         Ends in ``.nii.gz`` or ``.nii``; its folder is made.
     data
-        (x, y, z) or (echo, x, y, z). Truth values are stored as uint8, all else as float32.
+        (x, y, z) or (echo, x, y, z). Truth values and labels that are uint8 are stored as uint8, all else as float32.
     affine
         4×4 matrix from voxel indices to scanner coordinates, mm.
     description
@@ -136,7 +136,7 @@ def write(path: Path, data: NDArray, affine: NDArray, *, description: str = "") 
     if path.suffix != ".nii" and path.suffixes[-2:] != [".nii", ".gz"]:
         raise FileError(f"cannot write {path}: the name of an image ends in .nii or .nii.gz. Choose such a name.")
     values = np.asarray(data)
-    values = values.astype(np.uint8 if values.dtype == bool else np.float32)
+    values = values.astype(np.uint8 if values.dtype in (bool, np.uint8) else np.float32)
     image = nib.Nifti1Image(np.moveaxis(values, 0, 3) if values.ndim == 4 else values, np.asarray(affine, dtype=float))
     image.header.set_xyzt_units("mm", "sec")
     image.set_qform(image.affine, code=1)
