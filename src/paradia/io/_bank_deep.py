@@ -11,11 +11,11 @@ from scipy import ndimage
 from paradia.io._bank_lattice import Bools, Floats, Lattice, distance, largest, smooth
 from paradia.simulate._shapes import Point, ellipsoid, tube
 
-# Volumes on one side, cm³, of a brain of the template's size, which is larger than the average by about 1.25. Caudate, putamen, thalamus:
+# Volumes on one side, cm³, of a brain of the template's size, which is larger than the average by about that factor. Caudate, putamen, thalamus:
 # Ahsan et al. 2007, doi 10.1016/j.neuroimage.2007.06.004 (post-mortem and MRI tables therein); pallidum, subthalamic nucleus, red nucleus,
 # substantia nigra: Keuken et al. 2014, doi 10.1016/j.neuroimage.2013.07.046, and Massey & Yousry 2010; dentate: Diedrichsen et al. 2011,
 # doi 10.1016/j.neuroimage.2010.10.035. Places: the same sources and the template itself.
-LARGER = 1.25
+LARGER = 1.31
 VOLUMES = {
     "caudate": 3.75,
     "putamen": 4.6,
@@ -162,7 +162,7 @@ def _tracts(box: Lattice, at: tuple[torch.Tensor, torch.Tensor, torch.Tensor], w
     """Name the white matter of the corpus callosum, the internal capsule and the optic radiation."""
     x, y, z = at
     flat = tube((0 * x, y, z), *_CALLOSUM)  # the same at every x
-    callosum = white & (_np(torch.minimum(flat + 0 * x, 24.0 - x + 0 * flat)) > 0)
+    callosum = white & (_np(flat - 0.009 * x.square()) > 0)
     regions["corpus_callosum"] = largest(callosum)
     medial = distance(regions["caudate"] | regions["thalamus"], box.spacing)
     lateral = distance(regions["putamen"] | regions["pallidum_external"] | regions["pallidum_internal"], box.spacing)

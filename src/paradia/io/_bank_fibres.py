@@ -24,21 +24,15 @@ def tensor(box: Lattice, white: Floats) -> list[Floats]:
     arch = np.hypot((y + 4.0) / 40.0, (z - 2.0) / 24.0)
     callosum = np.exp(-(((arch - 1.0) / 0.35) ** 2)) * (z > -12)
     turn = np.clip(np.abs(x) / 28.0, 0, 1)
-    fields.append(
-        (
-            2.5 * callosum * np.exp(-((x / 26.0) ** 2)),
-            (1 - 0.6 * turn, np.where(y > 15, turn, np.where(y < -30, -turn, 0 * turn)), 0.7 * turn),
-        )
-    )
+    poles = turn * np.where(y > 15, 1.0, np.where(y < -30, -1.0, 0.0))
+    fields.append((2.5 * callosum * np.exp(-((x / 26.0) ** 2)), (1 - 0.6 * turn, poles, 0.7 * turn)))
     # corticospinal tract and corona radiata: up through the capsule, then fanning out
     fan = (x - 4.0, y + 16.0, z + 34.0)
     fields.append((1.3 * np.exp(-(((x - 22.0) / 14.0) ** 2)) * (z > -12), fan))
     fields.append((2.0 * np.exp(-((x / 13.0) ** 2) - ((y + 28.0) / 16.0) ** 2) * (z < -2), (zero, zero + 0.35, zero + 1.0)))
     # pons and the middle cerebellar peduncles: across, then back
-    pons = np.exp(-(((z + 32.0) / 11.0) ** 2)) * (y < -12) * (y > -62)
-    fields.append(
-        (1.6 * pons * np.exp(-(((y + 32.0) / 22.0) ** 2)), (zero + np.exp(-((x / 12.0) ** 2)) + 0.2, -np.clip(x / 14.0, 0, 1), zero))
-    )
+    pons = np.exp(-(((z + 32.0) / 11.0) ** 2) - ((y + 32.0) / 22.0) ** 2) * (y < -12) * (y > -62)
+    fields.append((1.6 * pons, (zero + np.exp(-((x / 12.0) ** 2)) + 0.2, -np.clip(x / 14.0, 0, 1), zero)))
     # association bundles: front to back, along the temporal lobe, over the insula, and the cingulum round the callosum
     fields.append((1.5 * np.exp(-(((x - 37.0) / 7.0) ** 2) - ((z - 26.0) / 9.0) ** 2), (zero, zero + 1, -0.15 + zero)))
     fields.append((1.6 * np.exp(-(((x - 36.0) / 8.0) ** 2) - ((z + 8.0) / 10.0) ** 2), (zero, zero + 1, zero + 0.1)))

@@ -22,7 +22,7 @@ _MASTOID: tuple[Point, Point] = ((57.0, -40.0, -42.0), (8.5, 13.0, 15.0))
 _EYE: tuple[Point, Point] = ((33.0, 67.0, -42.0), (13.2, 13.2, 13.2))
 
 
-def draw(box: Lattice, mean: Floats, inside: Floats, hull: Floats) -> dict[str, Floats]:
+def draw(box: Lattice, mean: Floats, inside: Floats) -> dict[str, Floats]:
     """Draw the head on the right half of a lattice.
 
     Parameters
@@ -33,13 +33,11 @@ def draw(box: Lattice, mean: Floats, inside: Floats, hull: Floats) -> dict[str, 
         The mean head's T1 contrast.
     inside
         Distance into the skull, mm: over brain and water.
-    hull
-        Distance into the brain, mm.
 
     Returns
     -------
     dict
-        Distances named as `simulate.bank.HEAD`, without the two given.
+        Distances named as `simulate.bank.HEAD`, without the inside of the skull and the brain.
     """
     at = box.points()
     skin = _skin(box, at, mean)
@@ -65,8 +63,9 @@ def _full(at: At) -> tuple[Floats, Floats, Floats]:
 def _skin(box: Lattice, at: At, mean: Floats) -> Floats:
     """Find the skin in the mean head; below its field of view a jaw and a neck follow."""
     _, _, z = _full(at)
-    region = smooth(mean, 1.0) > 90.0
-    region = ndimage.binary_closing(np.pad(region, ((6, 6), (6, 6), (6, 6)), mode="reflect"), iterations=5)[6:-6, 6:-6, 6:-6]
+    region = (smooth(mean, 1.0) > 90.0) & (z < 110.0)
+    margin = ((6, 6), (6, 6), (6, 6))
+    region = ndimage.binary_closing(np.pad(np.pad(region, margin, mode="edge"), margin), iterations=5)[12:-12, 12:-12, 12:-12]
     for k in range(region.shape[2]):  # a slice at a time: cavities inside are no outside
         both = np.concatenate([region[:0:-1, :, k], region[:, :, k]])
         region[:, :, k] = ndimage.binary_fill_holes(both)[region.shape[0] - 1 :]
@@ -86,7 +85,7 @@ def _cavities(at: At) -> tuple[Floats, Floats, torch.Tensor]:
         total = torch.maximum(total, ellipsoid(at, centre, semi))
     septa = 0.9 * torch.sin(x * 1.1) * torch.sin(y * 0.42 + 0.3 * z)  # ethmoid cells
     total = total - torch.where((x < 14) & (y > 18) & (z > -50) & (z < -24), septa.abs(), torch.zeros(()))
-    cells = ellipsoid(at, *_MASTOID) - 1.6 * (torch.sin(x * 0.9) * torch.sin(y * 0.8 + 1.0) * torch.sin(z * 0.85)).abs()
+    cells = torch.minimum(ellipsoid(at, *_MASTOID), 2.0 + 3.6 * torch.sin(x * 0.85) * torch.sin(y * 0.75 + 1.0) * torch.sin(z * 0.8))
     total = torch.maximum(total, cells)
     passages = torch.maximum(
         ellipsoid(at, (5.0, 62.0, -64.0), (3.6, 32.0, 17.0)),

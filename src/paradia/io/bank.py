@@ -20,7 +20,7 @@ from paradia.errors import FileError, MissingDependencyError
 from paradia.io import _bank_deep, _bank_head
 from paradia.io._bank_fibres import tensor as fibre_tensor
 from paradia.io._bank_lattice import Bools, Floats, Lattice, code, distance, largest, lattice, smooth
-from paradia.simulate.bank import BRAIN, DEEP, HEAD, Bank, Map, save
+from paradia.simulate.bank import DEEP, HEAD, Bank, Map, save
 
 CITE = "10.1016/j.neuroimage.2010.07.033"
 
@@ -121,6 +121,7 @@ def _assemble(
     ventricles[cut] = deep.ventricles
     fine_hull = distance(hull, 0.5)
     coarse = _to(fine_hull, _FINE, _COARSE)
+    wide = _widening(_to(distance(ventricles, 0.5), _FINE, _COARSE), coarse)
     fibres = fibre_tensor(_COARSE, _to(distance(white, 0.5), _FINE, _COARSE))
     return Bank(
         brain=_map(_FINE, brain, 1.0, (20.0, 20.0, 30.0)),
@@ -128,9 +129,7 @@ def _assemble(
         deep_labels=_map(_DEEP, labels, 1.0, (1.0,) * len(DEEP)),
         head=_map(_HEAD, _head(templates["t1"], mean, fine_hull), 2.0, (4.0,) * 3 + (12.0,) * (len(HEAD) - 3)),
         fibres=_map(_COARSE, [code(c, 100) for c in fibres], 4.0, (100.0,) * 6),
-        widening=_map(
-            _COARSE, [code(c, 100) for c in _widening(_to(distance(ventricles, 0.5), _FINE, _COARSE), coarse)], 4.0, (100.0,) * 3
-        ),
+        widening=_map(_COARSE, [code(c, 100) for c in wide], 4.0, (100.0,) * 3),
         names=_NAMES,
         licences=(Path(__file__).parents[1] / "simulate" / "data" / "LICENCES.md").read_text(encoding="utf-8"),
     )
@@ -158,7 +157,7 @@ def _brain(t1: Floats, grey: Floats, wm: Floats) -> tuple[Bools, Bools, Bools]:
     tent = np.clip(8.0 - 0.8 * (-47.0 - y).clip(0), -22.0, 8.0)
     tent = tent + (-20.0 - tent) * np.clip(x / 14.0, 0, 1)
     below = (z < tent) & (y < -36.0 + 0.0 * x)
-    stem = (x < 21.0 - 0.35 * (-10 - z).clip(0, 30)) & (y > -47.0 + 0.4 * z.clip(-60, 0) * 0) & (y < -8.0) & (z < 2.0) & (t1 > 165)
+    stem = (x < 21.0 - 0.35 * (-10 - z).clip(0, 30)) & (y > -47.0) & (y < -8.0) & (z < 2.0) & (t1 > 165)
     stem |= (z < -48.0) & (x < 12) & (y > -56) & (t1 > 150)
     core = (x < 30.0) & (np.abs(y + 6.0) < 32.0) & (z > -9.0) & (z < 20.0) & (t1 > 206)
     white = white | (stem & ~((np.hypot(x, y + 36.0) < 5) & (z > -20))) | core
@@ -205,18 +204,13 @@ def _head(
     grey = _HEAD.sample(*mean)
     mirrored = _HEAD._replace(origin=(-2.0 * (_HEAD.shape[0] - 1), *_HEAD.origin[1:])).sample(*mean)[::-1]
     grey = 0.5 * (grey + mirrored)  # the mean head is all but symmetric; the bank is
-    at = _HEAD.points()
-    cord, sheath = _bank_head.spinal(at)
-    low = (at[2] < -64.0) & (cord > -99)
     brain = distance(_HEAD.sample(*t1) > 60, 2.0) + 1.0
-    inside = np.where(
-        low.numpy(),
-        np.maximum(sheath.numpy(), np.where(at[2].numpy() > -74, brain, -99)),
-        np.maximum(brain, np.where(at[2].numpy() < -58, sheath.numpy(), -99)),
-    ).astype(np.float32)
     hull = _to(fine_hull, _FINE, _HEAD)
-    hull = np.where(low.numpy(), np.where(at[2].numpy() < -70.0, cord.numpy(), np.maximum(cord.numpy(), hull)), hull)
-    maps = _bank_head.draw(_HEAD, grey, inside, hull) | {"skull_inside": inside, "hull": hull.astype(np.float32)}
+    cord, sheath = (part.numpy() for part in _bank_head.spinal(_HEAD.points()))
+    z = np.broadcast_to(_HEAD.points()[2].numpy(), brain.shape)
+    inside = np.where(z < -74.0, sheath, np.where(z < -58.0, np.maximum(brain, sheath), brain)).astype(np.float32)
+    hull = np.where(z < -70.0, cord, np.where(z < -64.0, np.maximum(hull, cord), hull)).astype(np.float32)
+    maps = _bank_head.draw(_HEAD, grey, inside) | {"skull_inside": inside, "hull": hull}
     return [code(maps[name], 4 if i < 3 else 12) for i, name in enumerate(HEAD)]
 
 
@@ -237,6 +231,3 @@ def _widening(ventricles: Floats, hull: Floats) -> list[Floats]:
     away *= share
     away[0, 0] = 0.0
     return [smooth(c, 0.6) if i else np.where(np.arange(c.shape[0])[:, None, None] == 0, 0, c) for i, c in enumerate(away)]
-
-
-assert len(BRAIN) == 3

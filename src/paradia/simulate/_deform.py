@@ -11,9 +11,9 @@ from torch import Tensor
 
 from paradia.simulate.bank import Map
 
-STEP = 4.0
+STEP = 5.0
 """Spacing of the knots, mm."""
-LOW, SHAPE = (-108.0, -140.0, -140.0), (55, 71, 66)
+LOW, SHAPE = (-110.0, -140.0, -145.0), (45, 57, 54)
 STEPS = 5
 """The velocity is followed in 2^5 steps."""
 
@@ -41,13 +41,15 @@ class Deformation(NamedTuple):
         return moved @ self.matrix.to(points).T + self.centre.to(points)
 
     def on(self, axes: Sequence[Tensor]) -> Tensor:
-        """Return the places in the bank (3, x, y, z) of all points of a rectangular grid."""
+        """Return the places in the bank (n, 3) of all points of a rectangular grid."""
         moved = spline(self.there.to(axes[0]), axes)
         for i, axis in enumerate(axes):
             moved[i] += axis.reshape([-1 if j == i else 1 for j in range(3)])
-        shape = moved.shape
-        places = torch.addmm(self.centre.to(moved)[:, None], self.matrix.to(moved), moved.reshape(3, -1))
-        return places.reshape(shape)
+        return torch.addmm(self.centre.to(moved), moved.reshape(3, -1).T, self.matrix.to(moved).T)
+
+    def at_knots(self) -> Tensor:
+        """Return the places in the bank (n, 3) of the knots."""
+        return (grid_points() + self.there.reshape(3, -1).T) @ self.matrix.T + self.centre
 
 
 def draw(matrix: Tensor, centre: Tensor, widening: Map, widen: float, generator: torch.Generator, strength: float) -> Deformation:
@@ -76,7 +78,7 @@ def draw(matrix: Tensor, centre: Tensor, widening: Map, widen: float, generator:
             spline(values, axes, low, scale) / 0.48
         )  # SD of a cubic spline of white noise at its knots and between, to the power 3/2
     # in the frame before the affine part, where the velocity lives
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3) @ matrix.T + centre
+    points = grid_points() @ matrix.T + centre
     push = look_up((widening.values.float() - 128) / widening.scale[0], widening.origin, widening.spacing, points)
     inside = _within(points, widening)
     velocity -= widen * (torch.linalg.inv(matrix) @ (push * inside)).reshape(velocity.shape)
@@ -102,12 +104,21 @@ def spline(values: Tensor, axes: Sequence[Tensor], low: Sequence[float] = LOW, s
 
 def look_up(values: Tensor, low: Sequence[float], step: float, points: Tensor) -> Tensor:
     """Interpolate maps (c, x, y, z) at points (n, 3); beyond the edge they stay constant."""
-    size = torch.tensor(values.shape[1:], dtype=torch.float32, device=points.device)
-    unit = (points - torch.tensor(low, device=points.device)) * (2.0 / step / (size - 1)) - 1.0
+    scale = torch.tensor([2.0 / step / max(n - 1, 1) for n in values.shape[1:]], device=points.device)
+    shift = -torch.tensor(low, device=points.device) * scale - 1.0
     found = torch.nn.functional.grid_sample(
-        values[None], unit.flip(-1)[None, :, None, None], mode="bilinear", padding_mode="border", align_corners=True
+        values.permute(0, 3, 2, 1)[None],  # its last axis is the first of the points
+        torch.addcmul(shift, points, scale)[None, :, None, None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
     )
     return found.reshape(values.shape[0], -1)
+
+
+def grid_points() -> Tensor:
+    """Return all knots (n, 3), mm."""
+    return torch.stack(torch.meshgrid(*knots(), indexing="ij"), -1).reshape(-1, 3)
 
 
 def _within(points: Tensor, m: Map) -> Tensor:
@@ -119,7 +130,7 @@ def _within(points: Tensor, m: Map) -> Tensor:
 
 def _exponential(velocity: Tensor) -> Tensor:
     """Follow a constant velocity for unit time by repeated squaring."""
-    points = torch.stack(torch.meshgrid(*knots(), indexing="ij"), -1).reshape(-1, 3)
+    points = grid_points()
     moved = velocity.reshape(3, -1) / 2**STEPS
     for _ in range(STEPS):
         moved = moved + look_up(moved.reshape(3, *SHAPE), LOW, STEP, points + moved.T)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.simulate._deform import LOW, SHAPE, STEP, Deformation, knots, look_up
+from paradia.simulate._deform import LOW, SHAPE, STEP, Deformation, look_up
 from paradia.simulate._fill import sample
 from paradia.simulate._table import LABELS
 from paradia.simulate.bank import Bank
@@ -32,10 +32,8 @@ def directions(bank: Bank, deformation: Deformation, axes: list[Tensor], labels:
     Tensor
         Unit vectors (3, x, y, z), zero outside white matter.
     """
-    knot = torch.stack(torch.meshgrid(*knots(), indexing="ij"), -1).reshape(-1, 3)
     there = deformation.there
-    places = (knot + there.reshape(3, -1).T) @ deformation.matrix.T + deformation.centre
-    xx, yy, zz, xy, xz, yz = sample(bank.fibres, places)
+    xx, yy, zz, xy, xz, yz = sample(bank.fibres, deformation.at_knots())
     tensor = torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], -1).reshape(-1, 3, 3)
     slopes = torch.stack(torch.gradient(there, spacing=STEP, dim=(1, 2, 3)), 1)  # i, j: how displacement i changes along j
     jacobian = deformation.matrix @ (torch.eye(3) + slopes.permute(2, 3, 4, 0, 1).reshape(-1, 3, 3))

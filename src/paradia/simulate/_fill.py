@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from paradia.simulate._deform import look_up
+from paradia.simulate._deform import LOW, SHAPE, STEP, Deformation, look_up
 from paradia.simulate._table import LABELS
 from paradia.simulate.bank import HEAD, Bank, Map
 
@@ -17,6 +18,9 @@ _CORD = -69.0
 """Below this height of the bank the brain's maps end and the cord goes on, mm."""
 _STEM = -64.0
 """Where the brain mask ends below, mm of the bank."""
+
+_FAR = 20.0
+"""Stands for any distance that is large enough, mm."""
 
 
 class Shifts:
@@ -40,32 +44,50 @@ class Filled(NamedTuple):
     detail: Tensor
 
 
-def fill(bank: Bank, places: Tensor, shifts: Shifts) -> Filled:
-    """Name what lies at each place.
+def fill(bank: Bank, deformation: Deformation, axes: Sequence[Tensor], shifts: Shifts) -> Filled:
+    """Name what lies at each voxel.
 
     Parameters
     ----------
     bank
         The anatomy bank.
-    places
-        Places in the bank's frame (3, x, y, z), mm.
+    deformation
+        From subject to bank.
+    axes
+        Coordinates of the voxels, mm.
     shifts
         How this subject's surfaces differ.
     """
-    shape = places.shape[1:]
-    points = places.reshape(3, -1).T.contiguous()
-    skin, inside, hull = sample(bank.head, points, slice(0, 3))
+    shape = [len(axis) for axis in axes]
+    points = deformation.on(axes)
     labels = torch.zeros(points.shape[0], dtype=torch.uint8, device=points.device)
-    outer = ((skin > -3) & (inside < 1.5)).nonzero()[:, 0]
-    labels[outer] = _outside(points[outer], skin[outer], inside[outer], bank, shifts)
+    mask = torch.zeros_like(labels, dtype=torch.bool)
+    detail = torch.zeros_like(points[:, 0])
+    zone = _zones(bank, deformation, axes)
+    shell = (zone == 2).nonzero()[:, 0]
+    skin, inside, hull = sample(bank.head, points[shell], slice(0, 3))
+    outer = ((skin > -3) & (inside < 0.1)).nonzero()[:, 0]
+    labels[shell[outer]] = _outside(points[shell[outer]], skin[outer], inside[outer], bank, shifts)
     inner = (inside > 0).nonzero()[:, 0]
-    tissue, brain, contrast = _brain(points[inner], inside[inner], hull[inner], bank, shifts)
-    labels[inner] = tissue
-    mask = torch.zeros(points.shape[0], dtype=torch.bool, device=points.device)
-    mask[inner] = brain
-    detail = torch.zeros(points.shape[0], device=points.device)
-    detail[inner] = contrast
+    core = (zone == 1).nonzero()[:, 0]
+    within = torch.cat([shell[inner], core])
+    far = torch.full((len(core),), _FAR, device=points.device)
+    labels[within], mask[within], detail[within] = _brain(
+        points[within], torch.cat([inside[inner], far]), torch.cat([hull[inner], far]), bank, shifts
+    )
     return Filled(labels.reshape(shape), mask.reshape(shape), detail.reshape(shape))
+
+
+def _zones(bank: Bank, deformation: Deformation, axes: Sequence[Tensor]) -> Tensor:
+    """Sort voxels by the nearest knot, so that few need every map: 0 far outside, 1 well inside the brain, 2 all else."""
+    skin, inside, hull = sample(bank.head, deformation.at_knots(), slice(0, 3))
+    zone = torch.full_like(skin, 2, dtype=torch.uint8)
+    zone[skin < -14] = 0
+    zone[(inside > 8) & (hull > 8)] = 1
+    zone = zone.reshape(SHAPE).to(axes[0].device)
+    for axis, (values, low, count) in enumerate(zip(axes, LOW, SHAPE, strict=True)):
+        zone = zone.index_select(axis, ((values - low) / STEP).round().long().clamp(0, count - 1))
+    return zone.reshape(-1)
 
 
 def sample(m: Map, points: Tensor, channels: slice = slice(None)) -> Tensor:
@@ -122,7 +144,7 @@ def _brain(points: Tensor, inside: Tensor, hull: Tensor, bank: Bank, shifts: Shi
     labels = torch.full_like(inside, LABELS["csf"], dtype=torch.uint8)
     labels[tissue] = LABELS["grey_matter"]
     labels[tissue & matter] = LABELS["white_matter"]
-    labels[(inside < 0.9) & ~tissue] = LABELS["dura"]
+    labels[(inside < 0.6) & ~tissue] = LABELS["dura"]
     labels[_sheets(points) & ~tissue] = LABELS["dura"]
     within = _in(points, bank.deep)
     labels[within] = _deep(labels[within], points[within], pial[within], 0.2 * size[within], bank)
@@ -151,10 +173,10 @@ def _deep(labels: Tensor, points: Tensor, pial: Tensor, size: Tensor, bank: Bank
 def _sheets(points: Tensor) -> Tensor:
     """Falx and tentorium."""
     x, y, z = points[:, 0].abs(), points[:, 1], points[:, 2]
-    falx = (x < 0.6) & (torch.hypot((y + 4.0) / 54.0, (z - 2.0) / 40.0) > 1) & (z > -14 - 0.1 * y)
+    falx = (x < 0.5) & (torch.hypot((y + 4.0) / 54.0, (z - 2.0) / 40.0) > 1) & (z > -14 - 0.1 * y)
     middle = (8.0 + 0.8 * (y + 47.0).clamp(max=0)).clamp(min=-22.0)
     tent = middle + (-20.0 - middle) * (x / 14.0).clamp(max=1)
-    return falx | (((z - tent).abs() < 0.6) & (y < -40) & (torch.hypot(x, y + 40) > 22))
+    return falx | (((z - tent).abs() < 0.5) & (y < -40) & (torch.hypot(x, y + 40) > 22))
 
 
 def _in(points: Tensor, m: Map) -> Tensor:

@@ -80,9 +80,8 @@ def anatomical(
     axes = [
         (torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2) * v for n, v in zip(grid.shape, grid.voxel_size, strict=True)
     ]
-    places = deformation.on(axes)
     shifts = _fill.Shifts(generator, strength, traits.atrophy, *traits.sinuses)
-    labels, mask, detail = _fill.fill(bank, places, shifts)
+    labels, mask, detail = _fill.fill(bank, deformation, axes, shifts)
     veins = _vessels.draw(axes, deformation, bank, generator, labels, mask)
     return Anatomy(labels, mask, veins, detail, directions(bank, deformation, axes, labels), grid)
 
