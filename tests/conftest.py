@@ -33,7 +33,7 @@ from paradia.grid import Grid  # noqa: E402
 from paradia.nets import store  # noqa: E402
 from paradia.nets.unet import UNet3d  # noqa: E402
 
-NETWORKS = {"varnet": (6, 2), "bgnet": (7, 2), "sepnet_r2prime": (10, 4), "sepnet_r2star": (10, 4)}
+NETWORKS = {"varnet": (6, 2), "bgnet": (7, 2), "sepnet": (10, 4)}
 """Channels into and out of the networks that methods ask for."""
 
 if "PYTEST_XDIST_WORKER" in os.environ:

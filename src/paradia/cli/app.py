@@ -6,6 +6,7 @@ from cyclopts import App, Group, Parameter
 
 import paradia
 from paradia.registry import STAGES, methods, summary
+from paradia.training import NETWORKS
 
 COMMANDS = {
     "run": "Map every subject of a BIDS data set (a BIDS App).",
@@ -49,6 +50,12 @@ def app() -> App:
             )
         tuning.command(branch)
     root.command(tuning)
+    training = App(name="train", help="Simulate training data, train the networks, and release their weights.")
+    training.command("paradia.cli.train:volumes", name="volumes", help="Simulate volumes to train on and to validate with.")
+    for network, text in NETWORKS.items():
+        training.command(f"paradia.cli.train:train__{network}", name=network, help=text)
+    training.command("paradia.cli.train:release", name="release", help="Calibrate a trained network and put its weights in place.")
+    root.command(training)
     single = Group("Single steps", sort_key=1)
     for stage in STAGES.values():
         branch = App(name=stage.name, help=stage.summary, group=single)

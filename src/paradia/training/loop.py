@@ -52,8 +52,8 @@ class Plan:
 class Pool:
     """Volumes in memory, renewed by a thread from a folder that may still be growing."""
 
-    def __init__(self, task: Task, folder: Path, plan: Plan, state: dict[str, UNet3d | None]) -> None:
-        self._task, self._folder, self._plan, self._state = task, folder, plan, state
+    def __init__(self, task: Task, folder: Path, plan: Plan, state: dict[str, UNet3d | None], device: str = "cpu") -> None:
+        self._task, self._folder, self._plan, self._state, self._device = task, folder, plan, state, device
         self._generator = torch.Generator().manual_seed(plan.seed + 1)
         self._lessons: list[Lesson] = []
         self._drawn = 0
@@ -76,7 +76,7 @@ class Pool:
                 # newest first: what has hardly been seen teaches more
                 bias = torch.rand((), generator=self._generator).pow(0.7)
                 file = files[min(int(bias * len(files)), len(files) - 1)]
-                volume = read(file)
+                volume = read(file, self._device)
                 lesson = self._task.lesson(volume, self._state["average"], self._generator)
                 small = Lesson(*(part.half() if part.is_floating_point() else part for part in _scaled(lesson)))
                 with self._lock:
@@ -196,9 +196,9 @@ def train(task: Task, volumes: Path, folder: Path, plan: Plan, *, device: str = 
         step = int(kept["step"])
         tell(f"going on from step {step}")
     state: dict[str, UNet3d | None] = {"average": average if step else None}
-    pool = Pool(task, volumes, plan, state)
+    pool = Pool(task, volumes, plan, state, device)
     generator = torch.Generator().manual_seed(plan.seed + step)
-    checks = [read(file) for file in sorted(volumes.glob("*.safetensors")) if int(file.stem) < VALIDATION]
+    checks = [read(file, device) for file in sorted(volumes.glob("*.safetensors")) if int(file.stem) < VALIDATION]
     begun, sizes = time.perf_counter(), []
     try:
         while step < plan.steps:
@@ -229,6 +229,9 @@ def train(task: Task, volumes: Path, folder: Path, plan: Plan, *, device: str = 
                 _save(checkpoint, net, average, optimiser, step)
                 _release(folder / "average.safetensors", task, average, plan, step)
                 tell(json.dumps(row))
+    except KeyboardInterrupt:  # the same command goes on from here
+        _save(checkpoint, net, average, optimiser, step)
+        raise
     finally:
         pool.close()
     return folder / "average.safetensors"

@@ -88,7 +88,7 @@ def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator
     else:
         field, start = maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
     known, chi = unrolled.problem(field, start, mask, maps["noise"], grid)
-    chi = unrolled.invert(network("varnet"), chi, known, stages=STAGES, trust=TRUST).value
+    chi = unrolled.invert(network("varnet", str(field.device)), chi, known, stages=STAGES, trust=TRUST).value
     off = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()  # nobody knows Dr exactly
     dr = (volume.dr_pos * off[0], volume.dr_neg * off[1])
     if torch.rand((), generator=generator) < 0.5:

@@ -78,9 +78,9 @@ def write(path: Path, volume: Prepared) -> None:
     part.rename(path)
 
 
-def read(path: Path) -> Prepared:
-    """Read what `write` wrote."""
-    with safe_open(path, "pt") as file:
+def read(path: Path, device: str = "cpu") -> Prepared:
+    """Read what `write` wrote, onto a device."""
+    with safe_open(path, "pt", device=device) as file:
         about = json.loads(file.metadata()["about"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     mask = tensors.pop("mask")

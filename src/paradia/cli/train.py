@@ -1,0 +1,189 @@
+"""``paradia train``: volumes to learn from, training, release.
+
+A module-level `__getattr__` builds the command of each network when it is asked for.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from paradia.cli.plan import pick_device
+from paradia.errors import InputError
+from paradia.nets import store
+from paradia.report.curves import draw_curves
+from paradia.simulate.batches import Recipe
+from paradia.training import NETWORKS
+from paradia.training.loop import VALIDATION, Plan, train
+from paradia.training.release import release as put_out
+from paradia.training.tasks import TASKS
+from paradia.training.volumes import produce
+
+STANDARD, USUAL = Recipe(), Plan()
+
+
+def __getattr__(name: str) -> Callable[..., int]:
+    """Build the command ``train__network``."""
+    first, separator, network = name.partition("__")
+    if first != "train" or not separator or network not in TASKS:
+        raise AttributeError(name)
+
+    def command(
+        *,
+        volumes: Path,
+        output: Path,
+        steps: int = USUAL.steps,
+        batch: int = USUAL.batch,
+        crop: int = USUAL.crop,
+        rate: float = USUAL.rate,
+        every: int = USUAL.every,
+        seed: int = USUAL.seed,
+        device: str = "auto",
+    ) -> int:
+        plan = Plan(steps=steps, batch=batch, crop=crop, rate=rate, every=every, seed=seed)
+        return _train(network, volumes, output, plan, device)
+
+    command.__name__ = network
+    command.__doc__ = f"{NETWORKS.get(network, 'Train a network.')}\n{_DOCSTRING}"
+    return command
+
+
+_DOCSTRING = """
+    Run it again to go on where it stopped, also with more steps. The folder of the volumes may still be growing. In the output are the
+    checkpoint, the log ``log.csv``, its picture ``curves.png``, and the running average of the weights ``average.safetensors``.
+
+    Parameters
+    ----------
+    volumes
+        Folder of volumes that ``paradia train volumes`` wrote; those numbered below 1000 validate.
+    output
+        Folder for the training.
+    steps
+        Steps in all; the learning rate falls to zero over them.
+    batch
+        Crops in a step.
+    crop
+        Edge of a crop, voxels.
+    rate
+        Learning rate at its highest.
+    every
+        Steps between validations; the checkpoint is written as often.
+    seed
+        Draws the first weights and the crops.
+    device
+        ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the best there is.
+"""
+
+
+def volumes(
+    folder: Path,
+    /,
+    *,
+    count: int,
+    first: int = VALIDATION,
+    voxel_size: tuple[float, float] = STANDARD.voxel_size,
+    procedural: float = STANDARD.procedural,
+    lesions: float = STANDARD.lesions,
+    errors: float = STANDARD.errors,
+) -> int:
+    """Simulate volumes to train on and to validate with.
+
+    Each is a file named after its number, which draws everything in it; those that are there are passed over, so that the same command
+    goes on where it stopped, and several may write into one folder with numbers of their own.
+
+    Parameters
+    ----------
+    folder
+        Where they go.
+    count
+        How many.
+    first
+        Number of the first. Those below 1000 are never trained on: they validate.
+    voxel_size
+        Smallest and largest edge in the plane, mm.
+    procedural
+        Share of volumes of random shapes instead of heads.
+    lesions
+        Share of heads with lesions.
+    errors
+        Strength of what no model holds, such as rough masks; 0 leaves it out.
+    """
+    if count < 1 or first < 0:
+        raise InputError(f"--count must be at least 1 and --first at least 0, got {count} and {first}.")
+    produce(folder, Recipe(voxel_size=voxel_size, procedural=procedural, lesions=lesions, errors=errors), first=first, count=count)
+    return 0
+
+
+def _train(network: str, volumes: Path, output: Path, plan: Plan, device: str) -> int:
+    """Train, say how it goes, and draw it."""
+    if min(plan.steps, plan.batch, plan.crop, plan.every) < 1 or plan.rate <= 0:
+        raise InputError("--steps, --batch, --crop, --every and --rate must be positive.")
+    if not volumes.is_dir():
+        raise InputError(f"there is no folder {volumes}. Simulate volumes first: paradia train volumes {volumes} --count 500")
+
+    def tell(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+        if line.startswith("{"):
+            draw_curves(output / "log.csv", output / "curves.png")
+
+    average = train(TASKS[network], volumes, output, plan, device=pick_device(device), tell=tell)
+    sys.stdout.write(f"{average}\n")
+    return 0
+
+
+def release(
+    network: Annotated[Literal[tuple(NETWORKS)], Parameter()],  # type: ignore[valid-type]
+    /,
+    *,
+    run: Path,
+    volumes: Path,
+    version: str,
+    weights: Path | None = None,
+    cards: Path = Path("docs/models"),
+    most: int = 200,
+    note: str = "",
+    device: str = "auto",
+) -> int:
+    """Calibrate a trained network and put its weights in place.
+
+    Parameters
+    ----------
+    network
+        What was trained.
+    run
+        Folder of its training.
+    volumes
+        Folder of the volumes: those numbered below 1000 calibrate and judge, the others tell what is familiar.
+    version
+        Of the weights: a network trained again is a new version.
+    weights
+        Folder for the weights; the package's own where absent, from which its methods read.
+    cards
+        Folder for the model card.
+    most
+        Most training volumes that are looked at.
+    note
+        More for the card.
+    device
+        ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the best there is.
+    """
+    done = put_out(
+        TASKS[network],
+        run / "average.safetensors",
+        volumes,
+        version=version,
+        cards=cards,
+        folder=weights or store.FOLDER,
+        most=most,
+        command=shlex.join(["paradia", "train", network, "--volumes", volumes.name, "--output", run.name]),
+        note=note,
+        device=pick_device(device),
+    )
+    sys.stdout.write(f"{done.weights}\n{done.card}\n{done.covered:.1f} % of the validation errors lie within one deviation.\n")
+    return 0
