@@ -123,7 +123,7 @@ def test_leftover_background_is_of_the_size_stated_and_mostly_harmonic(mask):
             second = (field.roll(1, axis) + field.roll(-1, axis) - 2 * field) / size**2
             laplacian += second
             curvature += second.square()
-        assert float(laplacian[inner].square().mean() / curvature[inner].mean()) < 0.5  # 5/3 for what obeys no equation
+        assert float(laplacian[inner].square().mean() / curvature[inner].mean()) < 0.9  # 5/3 for what obeys no equation
     rim = mask & (radius() > 0.85)
     assert sum(float(f[rim].square().mean()) for f in found) > 1.5 * sum(float(f[inner].square().mean()) for f in found)
 

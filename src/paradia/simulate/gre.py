@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from paradia.errors import InputError, MetadataError
 from paradia.scan import Scan
+from paradia.simulate._signal import change_across, complex_noise, gradient_echo
 from paradia.simulate.head import Head
 from paradia.types import ComplexEchoes
 
@@ -53,23 +53,11 @@ def gre(head: Head, scan: Scan, *, snr: float = 100.0, seed: int = 0, dephasing:
         )
     if not snr > 0:
         raise InputError(f"the signal-to-noise ratio must be positive, got {snr}. Give float('inf') for no noise.")
-    across = _change_across(head.total_field) if dephasing else ()
+    across = change_across(head.total_field) if dephasing else ()
     ramp = torch.linspace(-bipolar, bipolar, head.chi.shape[0])[:, None, None]
-    echoes = []
-    for n, echo_time in enumerate(scan.echo_times):
-        magnitude = head.magnitude0 * torch.exp(-echo_time * head.r2star)
-        for change in across:
-            magnitude = magnitude * torch.sinc(scan.hz_per_ppm * echo_time * change)
-        phase = head.offset + scan.rad_per_ppm(echo_time) * head.total_field + n % 2 * ramp
-        echoes.append(torch.polar(magnitude.abs(), torch.where(magnitude < 0, phase + math.pi, phase)))
-    signal = torch.stack(echoes)
+    maps = (head.magnitude0, head.r2star, head.total_field, head.offset)
+    signal = torch.stack([gradient_echo(*maps, scan, n, across=across, extra=n % 2 * ramp) for n in range(len(scan.echo_times))])
     if math.isinf(snr):
         return signal
     sigma = float(signal[0].abs().max()) / snr
-    generator = torch.Generator().manual_seed(seed)
-    return signal + sigma * torch.complex(torch.randn(signal.shape, generator=generator), torch.randn(signal.shape, generator=generator))
-
-
-def _change_across(field: Tensor) -> list[Tensor]:
-    """Return by how much the field changes across a voxel along each axis."""
-    return [torch.gradient(field, dim=axis)[0] if field.shape[axis] > 1 else torch.zeros_like(field) for axis in range(3)]
+    return signal + sigma * complex_noise(signal.shape, torch.Generator().manual_seed(seed))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -17,9 +16,9 @@ from paradia.errors import InputError
 from paradia.fft import crop, fast_shape, pad
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
-from paradia.simulate import _anatomy, _tissue
+from paradia.simulate import _anatomy, _hardware, _tissue
 from paradia.simulate._canvas import Canvas
-from paradia.simulate._noise import REACH, texture
+from paradia.simulate._noise import texture
 from paradia.simulate._shapes import Frame
 from paradia.types import Mask, Volume
 
@@ -137,9 +136,9 @@ def head(
     chi, local_field, total_field = _fields(canvas.chi, mask, skull & ~mask, grid)
     if shim and bool(mask.any()):
         total_field = total_field - _shim(total_field, mask, frame)
-    magnitude0 = canvas.weight / 0.08 * _sensitivity(frame, bias)
+    magnitude0 = canvas.weight / 0.08 * _hardware.sensitivity(frame, bias)
     names = MappingProxyType(_tissue.NAMES)
-    offset = _offset(frame, generator)
+    offset = _hardware.offset(frame, generator)
     return Head(chi, mask, canvas.labels, names, magnitude0, canvas.r2star, local_field, total_field, offset, grid, float(b0))
 
 
@@ -189,20 +188,3 @@ def _shim(field: Tensor, mask: Tensor, frame: Frame) -> Tensor:
     gram, right = inside.T @ inside, inside.T @ field[mask].double()
     weights = torch.linalg.lstsq(gram, right[:, None], driver="gelsd").solution[:, 0]
     return torch.stack([float(w) * term for w, term in zip(weights, terms, strict=True)]).sum(0)
-
-
-def _sensitivity(frame: Frame, bias: float) -> Tensor:
-    """Return the brightness of a head coil: more the nearer the rim."""
-    x, y, z = (axis / r for axis, r in zip(frame.at((slice(None),) * 3), (80.0, 100.0, 90.0), strict=True))
-    return 1 + bias * (x.square() + (y + 0.15).square() + z.square() - 0.6 + 0.2 * x * y - 0.15 * y).clamp(-1.0, 2.0)
-
-
-def _offset(frame: Frame, generator: torch.Generator) -> Tensor:
-    """Draw a polynomial up to fourth order that spans about two π over the head."""
-    u, v, w = (axis / (0.7 * REACH) for axis in frame.at((slice(None),) * 3))
-    total = torch.zeros([len(axis) for axis in frame])
-    for i, j, k in product(range(5), repeat=3):
-        order = i + j + k
-        if 1 <= order <= 4:
-            total += float(torch.randn((), generator=generator)) * math.pi / (1.4 * order) * (u**i * v**j * w**k)
-    return total + float(torch.randn((), generator=generator))

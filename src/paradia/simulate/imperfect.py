@@ -52,7 +52,7 @@ class Errors:
     noise
         Variation of the noise in space: more in the middle of the head.
     dropout
-        Signal lost where the field is steep, as in voxels this much thicker than they are.
+        Signal lost where the field is steep: dephasing as in voxels half as thick again.
     flow
         Venous blood that moves: phase that grows with the echo time, and veins displaced by up to a voxel.
     motion
