@@ -1,0 +1,85 @@
+"""Windows give what the whole gives, where the network sees no further than their border."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from paradia.errors import ParadiaWarning
+from paradia.nets import windows
+from paradia.nets.unet import UNet3d
+
+
+@pytest.fixture
+def net():
+    """It sees less than 20 voxels far: two levels, folded by two."""
+    torch.manual_seed(1)
+    net = UNet3d(1, 1, (4, 4)).eval().requires_grad_(False)
+    torch.nn.init.normal_(net.head.weight, std=0.1)
+    return net
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(windows, "WINDOW", 56)
+    monkeypatch.setattr(windows, "BORDER", 20)
+
+
+def test_it_sees_no_further_than_the_border(net, small):
+    """What the test below rests on, measured by a gradient."""
+    x = torch.zeros(1, 1, 64, 64, 64, requires_grad=True)
+    (net(x + 1)[..., 30, 31, 32].sum()).backward()
+    seen = x.grad[0, 0].nonzero()
+    reach = (seen - torch.tensor([30, 31, 32])).abs().max()
+    assert 4 < reach < windows.BORDER
+
+
+@pytest.mark.parametrize("sizes", [(96, 40, 33), (67, 57, 18), (57, 56, 55)])
+def test_windows_equal_the_whole(net, small, sizes):
+    channels = torch.randn(1, *sizes)
+    whole = windows._once(net, channels)
+    torch.testing.assert_close(windows._windows(net, channels), whole, rtol=0, atol=0.02 * float(whole.std()))  # half precision
+    torch.testing.assert_close(whole, net(channels[None])[0], rtol=0, atol=0.15 * float(whole.std()))
+
+
+def test_what_is_too_large_goes_in_windows(net, small, monkeypatch):
+    asked = []
+    monkeypatch.setattr(windows, "_windows", lambda net, channels: asked.append(channels.shape) or channels)
+    windows.apply(net, torch.zeros(1, 20, 20, 20))
+    assert not asked
+    monkeypatch.setattr(windows, "LIMIT", windows.BYTES * 20**3 - 1)
+    windows.apply(net, torch.zeros(1, 20, 20, 20))
+    assert asked == [(1, 20, 20, 20)]
+
+
+def test_out_of_memory_goes_on_in_windows_and_is_said(net, small, monkeypatch):
+    channels, once = torch.randn(1, 60, 20, 20), windows._once
+
+    def little(net, part):
+        if part.shape[1] > 56:
+            raise torch.OutOfMemoryError("no room")
+        return once(net, part)
+
+    whole = once(net, channels)
+    monkeypatch.setattr(windows, "_once", little)
+    with pytest.warns(ParadiaWarning, match="too little memory .* going on in windows"):
+        answer = windows.apply(net, channels)
+    torch.testing.assert_close(answer, whole, rtol=0, atol=0.02 * float(whole.std()))
+
+
+@pytest.mark.parametrize("size", [1, 31, 56, 57, 80, 200])
+def test_windows_begin_at_multiples_and_reach_the_end(size, small):
+    starts = windows._starts(size, 4)
+    assert starts[0] == 0
+    assert all(start % 4 == 0 for start in starts)
+    assert starts[-1] + windows.WINDOW >= size
+    assert all(b - a <= windows.WINDOW - 2 * windows.BORDER for a, b in itertools.pairwise(starts))
+
+
+def test_the_answer_may_enter_a_graph(net):
+    answer = windows.apply(net, torch.randn(1, 8, 8, 8))
+    weight = torch.ones((), requires_grad=True)
+    (answer * weight).sum().backward()
+    assert weight.grad is not None
