@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,6 +21,9 @@ FITTED = 100_000
 """About this many voxels of the mask are enough to shim over."""
 
 Margins = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+NOWHERE: Margins = ((0, 0), (0, 0), (0, 0))
+"""Nothing beyond the grid."""
 
 
 class Fields(NamedTuple):
@@ -69,8 +71,9 @@ def fields(chi: Volume, mask: Mask, grid: Grid, *, shim: bool = True, neck: bool
 
     Notes
     -----
-    Outside the mask, edges are softened by a binomial of one voxel's standard deviation.  Air and bone are a thousand times
-    what the brain holds; sampled sharply they would ring into its middle, where their field has to be harmonic.
+    Outside the mask, edges are softened by the binomial 1 2 1, and whatever touches the mask is water.  Air and bone are a
+    thousand times what the brain holds; sampled sharply, or cut off at the mask, they would ring into its middle, where their
+    field has to be harmonic.
 
     References
     ----------
@@ -80,14 +83,12 @@ def fields(chi: Volume, mask: Mask, grid: Grid, *, shim: bool = True, neck: bool
         if tuple(image.shape) != grid.shape:
             raise GeometryError(f"{name} has shape {tuple(image.shape)}, but the grid {grid.shape}. Bring both to one space.")
     around = _around(chi)
-    outside = torch.where(mask, -around, chi - around)  # relative to what has no end; the brain is water here
-    margins = _margins(outside, grid) if neck else ((0, 0),) * 3
-    outside = _continued(outside, margins, -around)
-    soft = _soft(outside)
+    outside = torch.where(_beside(mask), -around, chi - around)  # relative to what has no end; brain and next to it is water here
+    margins = _margins(outside) if neck else NOWHERE
+    soft = _soft(_continued(outside, margins, -around))
     inner = soft[tuple(slice(low, low + n) for (low, _), n in zip(margins, grid.shape, strict=True))]
-    inner.masked_fill_(mask, -around)
     sources = torch.where(mask, chi, inner + around)
-    local, background = isolated([(chi * mask, ((0, 0),) * 3), (soft, margins)], grid)
+    local, background = isolated([(chi * mask, NOWHERE), (soft, margins)], grid)
     total = local + background
     if shim and bool(mask.any()):
         _unshimmed(total, mask, grid)
@@ -179,10 +180,21 @@ def _around(chi: Tensor) -> float:
     return float(torch.cat(faces).median())
 
 
-def _margins(outside: Tensor, grid: Grid) -> Margins:
+def _beside(mask: Tensor) -> Tensor:
+    """Return the mask and every voxel that touches it."""
+    for axis in range(3):
+        n = mask.shape[axis]
+        wider = mask.clone()
+        wider.narrow(axis, 1, n - 1).logical_or_(mask.narrow(axis, 0, n - 1))
+        wider.narrow(axis, 0, n - 1).logical_or_(mask.narrow(axis, 1, n - 1))
+        mask = wider
+    return mask
+
+
+def _margins(outside: Tensor) -> Margins:
     """Return how far tissue goes on at either end of each axis."""
     margins = []
-    for axis, n in enumerate(grid.shape):
+    for axis, n in enumerate(outside.shape):
         reach = [bool((outside.select(axis, end).abs() > 1e-6).any()) for end in (0, -1)]
         margins.append((reach[0] * (n // 2 if axis == 2 else n // 4), reach[1] * (n // 4)))
     x, y, z = margins
@@ -205,7 +217,8 @@ def _continued(outside: Tensor, margins: Margins, water: float) -> Tensor:
     for axis, ends in enumerate(margins):
         for end, n in zip((0, -1), ends, strict=True):
             if n:
-                fade = (2 * torch.sin(torch.arange(1, n + 1, device=outside.device) / (n + 1) * math.pi / 2).square()).clamp(max=1.0)
+                rise = ((torch.arange(n, device=outside.device) - 2) / max(n / 2, 1)).clamp(0.0, 1.0)
+                fade = rise.square() * (3 - 2 * rise)  # nothing at the far end, all from half way
                 shape = [1, 1, 1]
                 shape[axis] = n
                 part = longer.narrow(axis, 0 if end == 0 else longer.shape[axis] - n, n)
@@ -214,18 +227,15 @@ def _continued(outside: Tensor, margins: Margins, water: float) -> Tensor:
 
 
 def _soft(image: Tensor) -> Tensor:
-    """Smooth with the binomial 1 4 6 4 1 along each axis, which has nothing at the highest frequency."""
+    """Smooth with the binomial 1 2 1 along each axis, which leaves nothing at the highest frequency."""
     for axis in range(3):
-        for _ in range(2):
-            n = image.shape[axis]
-            if n < 3:
-                continue
-            smooth = image * 0.5
-            smooth.narrow(axis, 1, n - 1).add_(image.narrow(axis, 0, n - 1), alpha=0.25)
-            smooth.narrow(axis, 0, n - 1).add_(image.narrow(axis, 1, n - 1), alpha=0.25)
-            for end in (0, n - 1):  # what lies at a face goes on beyond it
-                smooth.narrow(axis, end, 1).add_(image.narrow(axis, end, 1), alpha=0.25)
-            image = smooth
+        n = image.shape[axis]
+        smooth = image * 0.5
+        smooth.narrow(axis, 1, n - 1).add_(image.narrow(axis, 0, n - 1), alpha=0.25)
+        smooth.narrow(axis, 0, n - 1).add_(image.narrow(axis, 1, n - 1), alpha=0.25)
+        for end in (0, n - 1):  # what lies at a face goes on beyond it
+            smooth.narrow(axis, end, 1).add_(image.narrow(axis, end, 1), alpha=0.25)
+        image = smooth
     return image
 
 

@@ -67,7 +67,8 @@ def from_labels(
     Returns
     -------
     Anatomy
-        Without fibres; veins fill the voxels that are labelled so.
+        Without fibres; veins fill the voxels that are labelled so. Air, bone, muscle, fat and eye that the brain encloses (or a
+        given mask holds) become fluid: such volumes have their mistakes.
 
     Raises
     ------
@@ -92,6 +93,8 @@ def from_labels(
     inside = _brain(tissues) if mask is None else mask
     if not bool(inside.any()):
         raise MaskError("no voxel is brain. Map some labels to brain tissues, or give a mask.")
+    foreign = torch.tensor([LABELS[name] for name in OUTSIDE if name not in ("dura", "artery", "procedural")], dtype=tissues.dtype)
+    tissues.masked_fill_(inside & torch.isin(tissues, foreign), LABELS["csf"])
     detail = texture(place(grid), torch.Generator().manual_seed(seed), (2.0, 5.0)) * inside
     return Anatomy(tissues, inside, (tissues == LABELS["vein"]).float(), detail, None, grid)
 
