@@ -20,13 +20,16 @@ from paradia.simulate.fields import fields
 from paradia.simulate.imperfect import frequency_shift, residual_background, rough_mask
 from paradia.simulate.lesions import KINDS, draw
 from paradia.simulate.procedural import procedural
-from paradia.simulate.tissue import Maps, maps
+from paradia.simulate.tissue import LABELS, Maps, maps
 
 HEAD = (176.0, 212.0, 176.0)
 """Field of view that holds a head from the vertex to the foramen magnum, mm."""
 
 REFERENCE_DR = 137.0
 """Relaxivity at 3 T around which examples vary, Hz/ppm."""
+
+OUTSIDE = torch.tensor([LABELS[name] for name in ("air", "muscle", "fat", "bone", "marrow")])
+"""Tissues that no brain mask holds."""
 
 
 @dataclass(frozen=True)
@@ -137,14 +140,18 @@ def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Ex
             kinds = [kind for kind in KINDS if uniform(0, 1) < 0.5]
             tissue, anatomy, _ = draw(tissue, anatomy, seed=seed, kinds=tuple(kinds))
     anatomy = anatomy._replace(**{k: v.to(device) for k, v in anatomy._asdict().items() if isinstance(v, Tensor)})
-    tissue = Maps(*(image.to(device) for image in tissue))
-    mask = rough_mask(anatomy.mask, recipe.errors * uniform(0, 1), generator) if recipe.errors else anatomy.mask
+    tissue = Maps(*(part.to(device) if isinstance(part, Tensor) else part for part in tissue))
+    mask = anatomy.mask
+    if recipe.errors:
+        rough = rough_mask(mask, recipe.errors * uniform(0, 1), generator, voxel_size=grid.voxel_size)
+        # no mask step keeps what gives no signal, and its χ would drown all other sources
+        mask = rough & (mask | ~torch.isin(anatomy.labels, OUTSIDE.to(device)))
     found = fields(tissue.chi_pos - tissue.chi_neg, mask, grid)
     shift = torch.zeros_like(found.local)
     leftover = torch.zeros_like(found.local)
     if recipe.errors:
         shift = frequency_shift(anatomy, recipe.errors * uniform(0, 1), generator) * mask
-        leftover = residual_background(mask, grid, recipe.errors * uniform(0, 1), generator)
+        leftover = residual_background(mask, grid, recipe.errors * max(uniform(-0.5, 1), 0.0), generator)
     magnitude, noise, rate_noise = _noise(tissue, mask, b0, uniform(*map(math.log, recipe.snr)), uniform)
     draws = [torch.randn(grid.shape, generator=generator).to(device) for _ in range(3)]
     rate = tissue.r2star + rate_noise * draws[1]

@@ -35,9 +35,9 @@ class Plan:
 
     steps: int = 20000
     """Steps in all; the rate falls to zero over them along a cosine."""
-    batch: int = 4
+    batch: int = 2
     crop: int = 64
-    rate: float = 1e-3
+    rate: float = 6e-4
     pool: int = 16
     """Volumes in memory; each is replaced by another after a while."""
     crops: int = 40
