@@ -85,3 +85,24 @@ def grid() -> Grid:
 def generator() -> torch.Generator:
     """Random numbers that are the same every time."""
     return torch.Generator().manual_seed(20260)
+
+
+@pytest.fixture(scope="session")
+def onion():
+    """Maker of a head in shells, which takes no time: pass it to `subject` as its anatomy."""
+    from paradia.simulate.anatomy import Anatomy
+    from paradia.simulate.tissue import LABELS
+
+    shells = {"fat": 1.0, "bone": 0.95, "csf": 0.85, "grey_matter": 0.8, "white_matter": 0.72, "putamen": 0.2}
+
+    def make(grid: Grid) -> Anatomy:
+        axes = [torch.linspace(-1.15, 1.15, n) for n in grid.shape]
+        x, y, z = torch.meshgrid(*axes, indexing="ij")
+        radius = (x.square() + y.square() + z.square()).sqrt()
+        labels = torch.zeros(grid.shape, dtype=torch.uint8)
+        for name, limit in shells.items():
+            labels[radius < limit] = LABELS[name]
+        mask = radius < shells["csf"]
+        return Anatomy(labels, mask, torch.zeros(grid.shape), torch.sin(9 * x) * torch.cos(8 * y) * mask, None, grid)
+
+    return make

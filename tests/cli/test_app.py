@@ -18,7 +18,7 @@ def test_version(command):
 def test_help_names_every_command(command):
     told = command("--help")
     assert told.status == 0
-    for name in ("run", "qsm", "demo", "methods", "protocol", *STAGES):
+    for name in ("run", "qsm", "simulate", "demo", "methods", "protocol", *STAGES):
         assert name in told.out
 
 

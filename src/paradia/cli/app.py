@@ -18,6 +18,13 @@ COMMANDS = {
     "qsmci": "Run a step between folders of the QSM-CI benchmark, or write the folder that submits it there.",
 }
 
+SIMULATIONS = {
+    "subject": "Simulate one person: anatomy, tissue, fields and scans.",
+    "cohort": "Simulate a study of many people whose ages are spread evenly.",
+    "phantom": "Simulate a bottle of spheres and cylinders whose field is known exactly.",
+    "bank": "Rebuild the anatomy that heads are drawn from.",
+}
+
 ELSEWHERE = {("inversion", "cosmos"): "paradia cosmos"}
 """Methods that take more than one image of a kind, which no single step reads, and the commands that do."""
 
@@ -39,6 +46,10 @@ def app() -> App:
     protocol.command("paradia.cli.protocol:show", name="show", help="Print a protocol as TOML, every knob written out.")
     protocol.command("paradia.cli.protocol:names", name="list", help="List the protocols.")
     root.command(protocol)
+    truth = App(name="simulate", help="Simulate heads, cohorts and phantoms as BIDS data sets with the truth beside them.")
+    for name, text in SIMULATIONS.items():
+        truth.command(f"paradia.cli.simulate:{name}", name=name, help=text)
+    root.command(truth)
     tuning = App(name="tune", help="Choose a regularisation weight on your own data, by the L-curve and the discrepancy principle.")
     for stage in (STAGES[name] for name in ("background", "inversion", "singlestep")):
         branch = App(name=stage.name, help=stage.summary)

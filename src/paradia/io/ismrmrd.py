@@ -295,6 +295,17 @@ def _assemble(ismrmrd: ModuleType, path: Path, header: Any, heads: NDArray, line
     )
 
 
+def require() -> None:
+    """Check that what this format needs is installed, before anything is computed.
+
+    Raises
+    ------
+    MissingDependencyError
+        The package ismrmrd is not installed.
+    """
+    _packages()
+
+
 def _packages() -> tuple[ModuleType, ModuleType]:
     """Import what only this format needs."""
     try:

@@ -25,6 +25,8 @@ from paradia.simulate.subject import Subject
 TRUTH = Path("derivatives", "truth")
 """Where the truth lies within a data set."""
 
+MAKER = "paradia simulate"
+
 RAW = Path("sourcedata", "raw")
 """Where samples of k-space lie, which BIDS has no place for."""
 
@@ -83,7 +85,7 @@ def affine_of(grid: Grid, shift: Sequence[float] = (0.0, 0.0, 0.0)) -> NDArray[n
 
 
 def begin(root: Path, name: str, version: str) -> None:
-    """Say what a data set is, and what its derivatives are.
+    """Say what a data set is, and what its derivatives are; one that was begun before is gone on with.
 
     Parameters
     ----------
@@ -96,15 +98,22 @@ def begin(root: Path, name: str, version: str) -> None:
 
     Raises
     ------
+    InputError
+        Somebody else's data are there.
     FileError
         The folder cannot be written to.
     """
-    made = {"BIDSVersion": BIDS_VERSION, "GeneratedBy": [{"Name": "paradia", "Version": version, "Description": "paradia simulate"}]}
-    write_json(root / "dataset_description.json", {"Name": name, "DatasetType": "raw", **made})
+    description = root / "dataset_description.json"
+    if description.is_file():
+        if read_json(description).get("GeneratedBy", [{}])[0].get("Description") != MAKER:
+            raise InputError(f"{root} is a data set that was not simulated. Give another folder.")
+        return
+    made = {"BIDSVersion": BIDS_VERSION, "GeneratedBy": [{"Name": "paradia", "Version": version, "Description": MAKER}]}
     truth = {"Name": f"{name}: what it was made of", "DatasetType": "derivative", **made}
     write_json(root / TRUTH / "dataset_description.json", truth)
     write_text(root / TRUTH / ".bidsignore", "\n".join(dict.fromkeys((*NOT_IN_BIDS, "*_R2primemap.*", "*_lesions.tsv"))) + "\n")
     write_text(root / "README", f"{name}.\n\nMade by paradia simulate {version}; nobody was scanned. The truth is in {TRUTH.as_posix()}.\n")
+    write_json(description, {"Name": name, "DatasetType": "raw", **made})
 
 
 def write_series(root: Path, prefix: str, series: Series, affine: NDArray) -> list[Path]:
@@ -180,7 +189,7 @@ def write_truth(root: Path, prefix: str, truth: Subject | Head, affine: NDArray,
     """
     out, paths = root / TRUTH, []
     place = folder(out, prefix)
-    about = {"MagneticFieldStrength": truth.b0, "SkullStripped": False, "Sources": ["paradia simulate"]}
+    about = {"MagneticFieldStrength": truth.b0, "SkullStripped": False, "Sources": [MAKER]}
     for name, output in MAPS.items():
         image = getattr(truth, name, None)
         if image is None:
