@@ -15,6 +15,7 @@ from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
 from paradia.separation._noise import doubt, field_noise, roughness
+from paradia.separation._slopes import Slopes
 from paradia.separation._voxel import solve
 from paradia.solvers._solution import Solution
 from paradia.types import Callback
@@ -59,7 +60,7 @@ class Frame:
         """Frame a mask."""
         window = Window.around(mask, grid, MARGIN)
         mean = sum(drs) / 2
-        f, total = (window.take(image * mask) for image in (field, rate / mean))
+        f, total = (window.take(torch.where(mask, image, 0.0)) for image in (field, rate / mean))
         weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(f).weights.square()
         strength, level = field_noise(f, window.mask, window.grid)
         if noise is not None:
@@ -68,7 +69,7 @@ class Frame:
         if rate_deviation is None:
             variance = torch.full_like(total, max(error, roughness(total, window.mask)) ** 2)
         else:
-            variance = window.take(rate_deviation / mean).square() + error**2
+            variance = window.take(torch.where(mask, rate_deviation / mean, 0.0)).square() + error**2
         firmness = window.mask * level**2 / variance
         return cls(window, f, total, (drs[0] / mean, drs[1] / mean), weights, firmness, strength, level)
 
@@ -93,94 +94,50 @@ class Couplings:
 
 
 class Voxels:
-    r"""The terms that know single voxels: the rates, a tie of χ+ − χ− to a given χ, both signs and the mask.
+    r"""The terms that know single voxels: the rates, pulls on χ+ − χ−, both signs and the mask.
 
-    :math:`\frac\gamma2(up + vn - s)^2 + \frac\kappa2(p - n - \chi - c)^2 + \frac\lambda2(p - n - m)^2` with :math:`p, n \ge 0`. The offset
-    c of the tie, and the mean m of the fluid, follow the sources.
+    :math:`\frac\gamma2(up + vn - s)^2 + \sum_i\frac{\kappa_i}2(p - n - \chi_i - c_i)^2` with :math:`p, n \ge 0`. The offsets
+    :math:`c_i`, one for all voxels of a pull, are free and follow the sources.
+
+    Parameters
+    ----------
+    frame
+        The data.
+    coupling
+        Penalty of the splitting.
+    pulls
+        :math:`\kappa_i` and :math:`\chi_i`.
     """
 
-    def __init__(
-        self,
-        frame: Frame,
-        coupling: float,
-        tie: Tensor | None = None,
-        chi: Tensor | None = None,
-        fluid: Tensor | None = None,
-        csf: float = 0.0,
-    ):
-        self.frame, self.coupling, self.chi, self.fluid = frame, coupling, chi, fluid
+    def __init__(self, frame: Frame, coupling: float, *pulls: Pair) -> None:
         u, v = frame.shares
-        held = torch.zeros_like(frame.firmness)
-        if tie is not None:
-            held = held + tie
-        if fluid is not None:
-            held = held + csf * fluid
-        self.tie, self.csf, self.held = tie, csf, held
+        held = torch.stack([weight for weight, _ in pulls]).sum(0) if pulls else 0.0
+        self.coupling, self.pulls, self.mask = coupling, pulls, frame.window.mask
         self.a = frame.firmness * (u * u) + held + coupling
         self.b = frame.firmness * (v * v) + held + coupling
         self.c = frame.firmness * (u * v) - held
-        self.right = frame.firmness * frame.total
-        self.counts = None if fluid is None else fluid.sum()
-        self.whole = None if tie is None else tie.sum()
-        self.p = torch.zeros_like(frame.total)
-        self.n = torch.zeros_like(frame.total)
+        self.right = (frame.firmness * frame.total * u, frame.firmness * frame.total * v)
+        self.difference = torch.zeros_like(frame.total)
 
     def __call__(self, p: Tensor, n: Tensor) -> Pair:
         """Return the sources nearest to given ones."""
-        u, v = self.frame.shares
-        right_p, right_n = self.right * u + self.coupling * p, self.right * v + self.coupling * n
-        q = self.p - self.n
-        if self.tie is not None and self.chi is not None:
-            offset = (self.tie * (q - self.chi)).sum() / self.whole
-            pulled = self.tie * (self.chi + offset)
-            right_p, right_n = right_p + pulled, right_n - pulled
-        if self.fluid is not None:
-            pulled = self.csf * self.fluid * ((self.fluid * q).sum() / self.counts)
-            right_p, right_n = right_p + pulled, right_n - pulled
-        p, n = solve(self.a, self.b, self.c, right_p, right_n)
-        self.p, self.n = p.mul_(self.frame.window.mask), n.mul_(self.frame.window.mask)
-        return self.p, self.n
-
-
-class Slopes:
-    r"""Dual of :math:`w\|P\nabla x\|_1`, the sum of absolute slopes along the axes (periodic), for several maps at once.
-
-    Of the dual only its divergence is asked for: with :math:`t = \nabla x + u`, shrinking by the limit leaves
-    :math:`u' = \mathrm{clamp}(t)` and the target :math:`t - 2u'`.
-    """
-
-    def __init__(self, grid: Grid, limit: float | Sequence[Tensor], like: Tensor) -> None:
-        self.sizes, self.limit = grid.voxel_size, limit
-        self.dual = [torch.zeros_like(like) for _ in range(3)]
-        self.divergence = torch.zeros_like(like)
-
-    def step(self, x: Tensor) -> Tensor:
-        r"""Move the dual to a map and return :math:`\nabla^T u - 2\nabla^T u'`."""
-        divergence = torch.zeros_like(x)
-        for axis, (u, size) in enumerate(zip(self.dual, self.sizes, strict=True)):
-            u.add_(slope(x, axis, size))
-            limit = self.limit if isinstance(self.limit, float) else self.limit[axis]
-            u.clamp_(-limit, limit)  # type: ignore[arg-type]
-            divergence.add_(fall(u, axis, size))
-        before, self.divergence = self.divergence, divergence
-        return before.sub_(divergence, alpha=2)
-
-
-def slope(x: Tensor, axis: int, size: float) -> Tensor:
-    """Return the difference to the next voxel along an axis over the voxel size; the last voxel's next is the first."""
-    return x.roll(-1, axis).sub_(x).div_(size)
-
-
-def fall(u: Tensor, axis: int, size: float) -> Tensor:
-    """Apply the adjoint of `slope`."""
-    return u.roll(1, axis).sub_(u).div_(size)
+        right_p, right_n = torch.add(self.right[0], p, alpha=self.coupling), torch.add(self.right[1], n, alpha=self.coupling)
+        for weight, chi in self.pulls:
+            offset = (weight * (self.difference - chi)).sum() / weight.sum()
+            pull = weight * (chi + offset)
+            right_p.add_(pull)
+            right_n.sub_(pull)
+        p, n = (source.mul_(self.mask) for source in solve(self.a, self.b, self.c, right_p, right_n))
+        if self.pulls:
+            self.difference = p - n
+        return p, n
 
 
 def joint(
     frame: Frame,
     voxels: Callable[[Tensor, Tensor], Pair],
     couplings: Couplings,
-    limit: float | Sequence[Tensor] | None,
+    limit: Sequence[Tensor] | None,
     *,
     max_iter: int,
     tol: float,
@@ -197,6 +154,7 @@ def joint(
     base = Laplacian(frame.window.grid).to(frame.field).kernel.mul(-couplings.slope).add_(couplings.voxel)
     for_difference = (dipole.square().mul_(2 * couplings.field) + base).reciprocal_()
     for_sum = base.reciprocal()
+    stencil = base - couplings.voxel
     shrink = frame.weights / (frame.weights + couplings.field)
     terms = None if limit is None else (Slopes(frame.window.grid, limit, frame.field), Slopes(frame.window.grid, limit, frame.field))
     dual, dual_p, dual_n = (torch.zeros_like(frame.field) for _ in range(3))
@@ -220,7 +178,6 @@ def joint(
             pull_n.add_(terms[1].step(x_n), alpha=couplings.slope)
         new_difference, new_total = rfftn(pull_p - pull_n).add_(pull), rfftn(pull_p.add_(pull_n))
         if terms is not None:
-            stencil = base - couplings.voxel
             new_difference.addcmul_(stencil, difference)
             new_total.addcmul_(stencil, total)
         difference, total = new_difference.mul_(for_difference), new_total.mul_(for_sum)

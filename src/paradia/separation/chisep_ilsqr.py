@@ -130,10 +130,10 @@ def chisep_ilsqr(
     check_ppm(mask, local_field=local_field, chi=chi)
     frame = Frame.around(local_field, rates("r2prime", r2prime, mask), mask, grid, drs, noise, r2prime_noise)
     window = frame.window
-    known = window.take(chi * mask)
+    known = window.take(torch.where(mask, chi, 0.0))
     roughness = Laplacian(window.grid).to(known)(frame.field).abs_()
     frame = replace(frame, weights=frame.weights * _flatness(roughness, window.mask, ROUGH).square_())
-    voxels = Voxels(frame, COUPLINGS.voxel, tie=tie * window.mask if tie else None, chi=known)
+    voxels = Voxels(frame, COUPLINGS.voxel, *([(tie * window.mask, known)] if tie else []))
     (p, n), solution = joint(frame, voxels, COUPLINGS, None, max_iter=max_iter, tol=tol, callback=callback)
     solution.warn("chisep_ilsqr")
     if cone:
@@ -166,7 +166,8 @@ def _streaks(difference: Tensor, guides: tuple[Tensor, Tensor], cone: float, win
         max_iter=STREAK_ITER,
         tol=0.01,
     )
-    return irfftn(solution.x * up, shape)
+    streaks = irfftn(solution.x * up, shape)
+    return streaks - streaks[window.mask].mean()  # slopes do not tell a level, and streaks have none
 
 
 def _flatness(roughness: Tensor, mask: Tensor, shares: tuple[float, float]) -> Tensor:

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from paradia.errors import InputError
+from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.scan import Scan
 from paradia.separation._inputs import check_images, check_ppm, rates, relaxivities
-from paradia.separation._joint import Couplings, Frame, Voxels, joint, slope
+from paradia.separation._joint import Couplings, Frame, Voxels, joint
+from paradia.separation._slopes import slope
 from paradia.separation._voxel import give
 from paradia.types import Callback, Echoes, Mask, Sources, Volume
 
@@ -53,7 +55,8 @@ def chisep_medi(
     Minimises over :math:`\chi^\pm \ge 0`, zero outside the mask, :math:`\frac12\|W(D(\chi^+ - \chi^-) - f)\|^2 +
     \frac{\sigma^2}{2\tau^2}\|(D_r^+\chi^+ + D_r^-\chi^- - R_2')/\bar D_r\|^2 + w\,\Delta\sigma^{3/2}F^{-1/2}\,(\|P\nabla\chi^+\|_1 +
     \|P\nabla\chi^-\|_1) + \frac{\lambda}{2}\|M_\mathrm{CSF}(\chi - \bar\chi_\mathrm{CSF})\|^2` by ADMM. :math:`P` is zero at the edges of
-    the magnitude and one elsewhere; :math:`\bar D_r` is the mean of both relaxivities, so that all is in ppm.
+    the magnitude and across the border of the mask, one elsewhere; :math:`\bar D_r` is the mean of both relaxivities, which makes
+    all of it ppm.
     The field tells χ+ − χ− but for its mean and the cone where the dipole vanishes, R2′ tells χ+ + χ−, and the signs tie both: the
     zero of χ needs no reference.
 
@@ -130,26 +133,28 @@ def chisep_medi(
     check_ppm(mask, local_field=local_field)
     frame = Frame.around(local_field, rates("r2prime", r2prime, mask), mask, grid, drs, noise, r2prime_noise)
     window = frame.window
-    fluid = None if r2star is None or csf == 0 else window.take(_fluid(r2star, mask, grid))
-    if fluid is not None and not bool(fluid.any()):
-        fluid = None
     step = STEP * frame.strength / frame.voxel
     couplings = Couplings(*COUPLINGS, weight * frame.penalty / step)
-    limit: float | list[Tensor] = step
-    if magnitude is not None:
-        limit = [step * price for price in _spared(window.take(magnitude.square().sum(0).sqrt()), window.mask, window.grid, edges)]
-    voxels = Voxels(frame, couplings.voxel, fluid=fluid, csf=csf)
+    prices = _prices(window, None if magnitude is None else window.take(magnitude.square().sum(0).sqrt()), edges)
+    limit = [(step * price).to(frame.field) for price in prices]
+    fluid = None if r2star is None or csf == 0 else window.take(_fluid(r2star, mask, grid))
+    pulls = [] if fluid is None or not bool(fluid.any()) else [(csf * fluid, torch.zeros_like(fluid))]
+    voxels = Voxels(frame, couplings.voxel, *pulls)
     (p, n), solution = joint(frame, voxels, couplings, limit if weight else None, max_iter=max_iter, tol=tol, callback=callback)
     solution.warn("chisep_medi")
     return give(window.put(p), window.put(n), mask)
 
 
-def _spared(magnitude: Tensor, mask: Tensor, grid: Grid, share: float) -> list[Tensor]:
-    """Return for each axis zero where the magnitude has an edge and one elsewhere."""
-    slopes = [slope(magnitude, axis, size).abs_().mul_(mask) for axis, size in enumerate(grid.voxel_size)]
-    values = torch.cat([s[mask] for s in slopes])
-    steepest = values.kthvalue(max(1, min(len(values), round((1 - share) * len(values))))).values
-    return [(s <= steepest).to(magnitude.dtype) for s in slopes]
+def _prices(window: Window, magnitude: Tensor | None, share: float) -> list[Tensor]:
+    """Return for each axis one, but zero across the mask's border, beyond which nobody knows, and at edges of the magnitude."""
+    inside = [window.mask & window.mask.roll(-1, axis) for axis in range(3)]
+    border = [window.mask != window.mask.roll(-1, axis) for axis in range(3)]
+    if magnitude is None:
+        return [~outer for outer in border]
+    slopes = [slope(magnitude, axis, size).abs_() for axis, size in enumerate(window.grid.voxel_size)]
+    values = torch.cat([s[pair] for s, pair in zip(slopes, inside, strict=True)])
+    steepest = values.kthvalue(max(1, min(len(values), round((1 - share) * len(values))))).values if len(values) else torch.inf
+    return [~(outer | (pair & (s > steepest))) for s, pair, outer in zip(slopes, inside, border, strict=True)]
 
 
 def _fluid(r2star: Tensor, mask: Tensor, grid: Grid) -> Tensor:

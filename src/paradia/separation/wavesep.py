@@ -117,7 +117,7 @@ def wavesep(
     check_ppm(mask, chi=chi)
     mean = sum(drs) / 2
     several = (chi.flatten(0, -4) if chi.ndim > 3 else chi[None], r2prime.flatten(0, -4) if r2prime.ndim > 3 else r2prime[None])
-    x, total = (image.mean(0) * mask for image in several)
+    x, total = (torch.where(mask, image.mean(0), 0.0) for image in several)
     total = rates("r2prime", total, mask) / mean
     box = bounding_box(mask)
     inner = [side.stop - side.start for side in box]
