@@ -258,7 +258,7 @@ def validate(task: Task, net: UNet3d, volumes: Sequence) -> dict[str, float]:
     return {name: round(sum(row) / len(row), 3) for name, row in (("before", before), ("after", after), ("within", within))}
 
 
-def _log(path: Path, row: dict[str, float]) -> None:
+def _log(path: Path, row: dict[str, float | int]) -> None:
     fresh = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(row))

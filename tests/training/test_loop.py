@@ -1,0 +1,157 @@
+"""A network learns what can be learnt, and a training goes on where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+
+from paradia.errors import InputError
+from paradia.nets.store import unpack
+from paradia.nets.unet import UNet3d
+from paradia.nets.unrolled import centred, problem
+from paradia.training import loop
+from paradia.training.loop import Plan, Pool, loss, train, validate
+from paradia.training.tasks import TASKS, Lesson, Task
+from paradia.training.volumes import read
+
+SMALL = {"widths": (8, 16)}
+
+
+def toy(volume, net, generator):
+    """The smooth part of a map is to be taken away: a convolution does it."""
+    mask = volume.window.mask
+    image = 30 * volume.maps["chi_local"]
+    smooth = torch.nn.functional.avg_pool3d(image[None], 3, 1, 1)[0] * mask
+    return Lesson(image[None], image[None], (image - smooth)[None], 0.5 * torch.ones_like(image)[None], mask)
+
+
+TOY = Task("toy", {"inputs": 1, "outputs": 2, "widths": (8,), "fold": 1}, toy)
+PLAN = Plan(steps=120, batch=2, crop=16, rate=5e-3, pool=4, crops=8, average=0.95, every=60)
+
+
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    out, told = tmp_path_factory.mktemp("run"), []
+    train(TOY, folder, out, PLAN, tell=told.append)
+    return out, told
+
+
+def rows_of(out):
+    with (out / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_learns(trained):
+    rows = rows_of(trained[0])
+    assert [row["step"] for row in rows] == ["60", "120"]
+    assert float(rows[1]["after"]) < 0.5 * float(rows[1]["before"])
+    assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    assert 20 < float(rows[1]["within"]) < 99
+    assert [json.loads(line)["step"] for line in trained[1]] == [60, 120]
+
+
+def test_the_average_is_what_was_validated(trained, folder):
+    net = unpack((trained[0] / "average.safetensors").read_bytes())
+    checks = [read(folder / f"{number:07d}.safetensors") for number in (0, 1, 2)]
+    again = validate(TOY, net, checks)
+    assert again["after"] == pytest.approx(float(rows_of(trained[0])[1]["after"]), rel=0.02)  # weights in half precision
+    assert net.about["step"] == "120"
+    assert json.loads(net.about["plan"])["crop"] == 16
+
+
+def test_it_goes_on_where_it_stopped(folder, tmp_path):
+    told = []
+    train(TOY, folder, tmp_path, Plan(steps=20, batch=1, crop=8, pool=4, every=10), tell=told.append)
+    before = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert before["step"] == 20
+    train(TOY, folder, tmp_path, Plan(steps=30, batch=1, crop=8, pool=4, every=10), tell=told.append)
+    assert "going on from step 20" in told
+    assert [row["step"] for row in rows_of(tmp_path)] == ["10", "20", "30"]
+    after = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert after["step"] == 30
+    assert after["optimiser"]["state"][0]["step"] == 30
+    assert not torch.equal(before["net"]["head.weight"], after["net"]["head.weight"])
+    train(TOY, folder, tmp_path, Plan(steps=30, batch=1, crop=8, pool=4, every=10))  # done: nothing happens
+    assert len(rows_of(tmp_path)) == 3
+
+
+def test_an_interruption_keeps_what_was_learnt(folder, tmp_path, monkeypatch):
+    count, kept = 0, loop.loss
+
+    def interrupted(*data):
+        nonlocal count
+        count += 1
+        if count == 8:
+            raise KeyboardInterrupt
+        return kept(*data)
+
+    monkeypatch.setattr(loop, "loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(TOY, folder, tmp_path, Plan(steps=50, batch=1, crop=8, pool=4, every=50))
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 7
+
+
+def test_validation_volumes_are_never_drawn(folder, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(loop, "read", lambda path, device: drawn.append(int(path.stem)) or read(path))
+    pool = Pool(TOY, folder, Plan(batch=2, crop=8, pool=4, crops=1), {"average": None})
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(12):
+        channels, target, mask = pool.draw(generator)
+    pool.close()
+    assert channels.shape == (2, 1, 8, 8, 8)
+    assert target.shape == mask.shape == (2, 1, 8, 8, 8)
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+    assert len(drawn) > 4
+    assert min(drawn) >= 1000
+
+
+def test_an_empty_folder_is_said(tmp_path):
+    with pytest.raises(InputError, match="no training volumes .* Write some first"):
+        train(TOY, tmp_path, tmp_path / "out", Plan(steps=1))
+
+
+def test_the_loss_is_least_at_the_truth_with_the_scale_of_the_error():
+    target, mask = torch.randn(1, 1, 9, 8, 7), torch.ones(1, 1, 9, 8, 7)
+    mask[..., :3] = 0
+    error = 0.3 * torch.randn(target.shape)
+    errors = [float(loss(torch.cat([target + share * error, target * 0 - 2], 1), target, mask)[0]) for share in (0, 0.5, 1)]
+    assert errors[0] < errors[1] < errors[2]
+    size = (error * mask).abs().sum() / mask.sum()
+    scales = {
+        s: float(loss(torch.cat([target + error, torch.full_like(target, s)], 1), target, mask)[0]) for s in (-3.0, float(size.log()), 1.0)
+    }
+    assert min(scales, key=scales.get) == float(size.log())
+    assert float(loss(torch.cat([target + error, target], 1), target, mask)[1]) == pytest.approx(float(size))
+    spoilt = target + 50 * (1 - mask)
+    torch.testing.assert_close(loss(torch.cat([spoilt, target * 0], 1), target, mask)[1], torch.tensor(0.0))
+
+
+@pytest.mark.parametrize("name", ["varnet", "bgnet"])
+def test_tasks_start_where_the_methods_start(name, prepared):
+    """What a lesson shows has the sizes that the architecture asks for, and an answer of zero is the start."""
+    task = TASKS[name]
+    lesson = task.lesson(prepared, None, torch.Generator().manual_seed(1))
+    assert lesson.channels.shape[0] == task.architecture["inputs"]
+    assert 2 * lesson.target.shape[0] == task.architecture["outputs"]
+    truth = prepared.maps["local_field"] if name == "bgnet" else None
+    if truth is None:
+        truth = centred(prepared.maps["chi_pos"] - prepared.maps["chi_neg"], prepared.window.mask)
+    torch.testing.assert_close(lesson.target[0], truth)
+    before = (lesson.start - lesson.target)[0][lesson.mask].norm() / lesson.target[0][lesson.mask].norm()
+    assert before < 0.8  # the start is good already
+    assert (lesson.unit[0][lesson.mask] > 0).all()
+
+
+def test_a_later_lesson_begins_with_what_the_network_said(prepared):
+    net = UNet3d(6, 2, **SMALL).eval().requires_grad_(False)
+    maps, mask = prepared.maps, prepared.window.mask
+    starts = [TASKS["varnet"].lesson(prepared, net, torch.Generator().manual_seed(seed)).start[0] for seed in range(8)]
+    firsts = []
+    for field, chi in ((maps["field"], maps["chi_local"]), (maps["local_joint"] + maps["rest_joint"], maps["chi_joint"])):
+        firsts.append(problem(field, chi, mask, maps["noise"], prepared.window.grid)[1])
+    first = [any(torch.equal(start, other) for other in firsts) for start in starts]
+    assert 0 < sum(first) < 8
