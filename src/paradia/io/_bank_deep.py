@@ -11,7 +11,7 @@ from scipy import ndimage
 from paradia.io._bank_lattice import Bools, Floats, Lattice, distance, largest, smooth
 from paradia.simulate._shapes import Point, ellipsoid, tube
 
-# Volumes on one side, cm³, of a brain of the template's size, which is larger than the average by about that factor. Caudate, putamen, thalamus:
+# Volumes on one side of an average brain, cm³; the template is larger than life by the factor below. Caudate, putamen, thalamus:
 # Ahsan et al. 2007, doi 10.1016/j.neuroimage.2007.06.004 (post-mortem and MRI tables therein); pallidum, subthalamic nucleus, red nucleus,
 # substantia nigra: Keuken et al. 2014, doi 10.1016/j.neuroimage.2013.07.046, and Massey & Yousry 2010; dentate: Diedrichsen et al. 2011,
 # doi 10.1016/j.neuroimage.2010.10.035. Places: the same sources and the template itself.

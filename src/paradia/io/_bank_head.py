@@ -41,6 +41,9 @@ def draw(box: Lattice, mean: Floats, inside: Floats) -> dict[str, Floats]:
     """
     at = box.points()
     skin = _skin(box, at, mean)
+    _, _, z = _full(at)
+    # the mean head is less domed in front than the template: no scalp lies farther from the brain than skull and scalp are thick
+    skin = smooth(np.minimum(skin, inside + 15.0 + 250.0 * _ramp(-z, 0.0, 60.0)), 1.0)
     cavity, airway, eye = _cavities(at)
     bone = _bone(at, skin, inside)
     shell = np.maximum(cavity, -99) + 1.8  # every sinus has walls of bone
@@ -106,7 +109,11 @@ def _orbit(at: At) -> torch.Tensor:
 def _bone(at: At, skin: Floats, inside: Floats) -> Floats:
     """Calvaria between skull's inside and scalp; petrous bone, face, jaw and spine."""
     x, y, z = _full(at)
-    thick = 8.0 + 7.0 * _ramp(y, 45.0, 70.0) * _ramp(z, -30.0, -15.0) + 2.0 * _ramp(-y, 80.0, 105.0) * _ramp(z, -30.0, -10.0)
+    thick = (
+        7.4
+        + 5.0 * _ramp(y, 50.0, 70.0) * _ramp(z, -30.0, -15.0) * _ramp(-z, -20.0, 0.0)
+        + 2.0 * _ramp(-y, 80.0, 105.0) * _ramp(z, -30.0, -10.0)
+    )
     thick -= 3.0 * _ramp(x, 55.0, 68.0) * _ramp(-z, -20.0, 5.0)  # thin behind the temples
     calvaria = np.minimum(-inside + 0.0, inside + thick)
     base = np.minimum(-inside, inside + 13.0)

@@ -20,7 +20,8 @@ from paradia.errors import FileError, MissingDependencyError
 from paradia.io import _bank_deep, _bank_head
 from paradia.io._bank_fibres import tensor as fibre_tensor
 from paradia.io._bank_lattice import Bools, Floats, Lattice, code, distance, largest, lattice, smooth
-from paradia.simulate.bank import DEEP, HEAD, Bank, Map, save
+from paradia.io.atomic import replacing
+from paradia.simulate.bank import DEEP, HEAD, Bank, Map, pack
 
 CITE = "10.1016/j.neuroimage.2010.07.033"
 
@@ -73,11 +74,8 @@ def build(output: Path) -> Path:
     }
     mean, affine = _image(pydeface / "data" / "mean_reg2mean.nii.gz")
     bank = _assemble(templates, (mean, np.linalg.inv(_TO_MEAN) @ affine))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        save(target, bank)
-    except OSError as error:
-        raise FileError(f"{target} cannot be written ({error}). Choose another place.") from error
+    with replacing(target) as file:
+        file.write(pack(bank))
     return target
 
 
@@ -160,9 +158,10 @@ def _brain(t1: Floats, grey: Floats, wm: Floats) -> tuple[Bools, Bools, Bools]:
     stem = (x < 21.0 - 0.35 * (-10 - z).clip(0, 30)) & (y > -47.0) & (y < -8.0) & (z < 2.0) & (t1 > 165)
     stem |= (z < -48.0) & (x < 12) & (y > -56) & (t1 > 150)
     core = (x < 30.0) & (np.abs(y + 6.0) < 32.0) & (z > -9.0) & (z < 20.0) & (t1 > 206)
-    white = white | (stem & ~((np.hypot(x, y + 36.0) < 5) & (z > -20))) | core
+    deep = ndimage.distance_transform_edt(np.concatenate([head[:0:-1], head]))[head.shape[0] - 1 :] > 7.0
+    white = white | (below & (sharp > 200.0) & deep) | (stem & ~((np.hypot(x, y + 36.0) < 5) & (z > -20))) | core
     water = (sharp < 132.0 + 13.0 * (near - 2.8)) & (near > 1.0)
-    water = np.where(below, (sharp < 118.0) | (t1 < 112), water)
+    water = np.where(below, (sharp < 138.0) | (t1 < 112), water)
     water = (water | (t1 < 105)) & ~white & head
     tissue = largest(head & ~water)
     solid = np.concatenate([tissue[:0:-1], tissue])

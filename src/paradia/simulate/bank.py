@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import UInt8
 from safetensors import safe_open
+from safetensors.torch import save as serialise
 from torch import Tensor
 
 from paradia.errors import FileError
@@ -71,18 +72,19 @@ _ODD = {"fibres": (3, 4), "widening": (0,)}
 """Channels that change sign across the midplane."""
 
 
-def save(path: Path, bank: Bank) -> None:
-    """Write the right half of a symmetric bank.
+def pack(bank: Bank) -> bytes:
+    """Turn the right half of a symmetric bank into the bytes of a safetensors file.
 
     Parameters
     ----------
-    path
-        The safetensors file.
     bank
         Maps whose first voxel along x lies as far left as the last lies right.
-    """
-    from safetensors.torch import save_file
 
+    Returns
+    -------
+    bytes
+        What `read` reads.
+    """
     tensors: dict[str, Tensor] = {}
     about: dict[str, object] = {"version": VERSION, "names": bank.names}
     for name in _MAPS:
@@ -92,7 +94,7 @@ def save(path: Path, bank: Bank) -> None:
         for channel, values in enumerate(half):
             packed = zlib.compress(values.numpy().tobytes(), 9)
             tensors[f"{name}.{channel}"] = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
-    save_file(tensors, str(path), metadata={"bank": json.dumps(about), "licences": bank.licences})
+    return serialise(tensors, metadata={"bank": json.dumps(about), "licences": bank.licences})
 
 
 def read(path: Path) -> Bank:
@@ -101,7 +103,7 @@ def read(path: Path) -> Bank:
     Parameters
     ----------
     path
-        A file that `save` wrote.
+        A file of what `pack` returns.
 
     Returns
     -------
