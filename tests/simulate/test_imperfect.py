@@ -10,11 +10,11 @@ import torch
 
 from paradia.errors import InputError
 from paradia.grid import Grid
+from paradia.simulate._smooth import displaced
 from paradia.simulate.anatomy import Anatomy
 from paradia.simulate.imperfect import (
     LARGEST_SHIFT,
     Errors,
-    displaced,
     flow,
     frequency_shift,
     motion,

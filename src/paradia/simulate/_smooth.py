@@ -44,3 +44,38 @@ def blurred(image: Tensor, voxel_size: Sequence[float], width: float) -> Tensor:
             band.index_put_((index, (index + offset).clamp(0, n - 1)), torch.full_like(place, tap), accumulate=True)
         image = torch.tensordot(image, band, dims=([axis], [1])).movedim(-1, axis)
     return image.contiguous()
+
+
+def standard(field: Tensor, mask: Tensor) -> Tensor:
+    """Take off the mean over a mask and scale to a root mean square of one."""
+    inside = field[mask]
+    return (field - inside.mean()) / inside.std(correction=0).clamp_min(1e-12)
+
+
+def displaced(image: Tensor, millimetres: Sequence[float], voxel_size: Sequence[float]) -> Tensor:
+    """Move real volumes by linear interpolation; what comes in from outside is the face's.
+
+    Parameters
+    ----------
+    image
+        Any leading axes, then x, y, z.
+    millimetres
+        How far along each axis.
+    voxel_size
+        Edge lengths, mm.
+
+    Returns
+    -------
+    Tensor
+        The volumes, moved.
+    """
+    for axis, (far, size) in enumerate(zip(millimetres, voxel_size, strict=True)):
+        if far == 0:
+            continue
+        n = image.shape[axis - 3]
+        place = (torch.arange(n, device=image.device) - far / size).clamp(0, n - 1)
+        low = place.floor().long().clamp_max(max(n - 2, 0))
+        share = (place - low).to(image)
+        share = share.view([-1 if a == axis else 1 for a in range(3)])
+        image = torch.lerp(image.index_select(axis - 3, low), image.index_select(axis - 3, (low + 1).clamp_max(n - 1)), share)
+    return image

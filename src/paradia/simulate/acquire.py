@@ -12,8 +12,9 @@ from torch import Tensor
 from paradia.errors import InputError, MetadataError
 from paradia.grid import Grid
 from paradia.scan import Scan
-from paradia.simulate import _hardware, imperfect
-from paradia.simulate._signal import averaged, change_across, complex_noise, encoded, gradient_echo, inverted, spin_echoes, spoiled
+from paradia.simulate import _hardware, _smooth, imperfect
+from paradia.simulate._pools import Pool, flowing, misplaced, seen_only
+from paradia.simulate._signal import averaged, complex_noise, encoded, gradient_echo, inverted, spin_echoes, spoiled
 from paradia.simulate.acquisition import Acquisition, Gre, SpinEcho, T1w
 from paradia.simulate.fields import fields
 from paradia.simulate.imperfect import Errors
@@ -22,9 +23,6 @@ from paradia.types import ComplexEchoes, Mask, Volume
 
 FAT = -3.4
 """Frequency of fat's protons against water's, ppm."""
-
-VEIN = 0.4
-"""How far blood has moved between excitation and readout, mm, standard deviation, at strength 1."""
 
 MISMATCH = 0.3
 """How far the field lies from the magnitude, mm, standard deviation along each axis, at strength 1."""
@@ -58,14 +56,6 @@ class Acquired(NamedTuple):
     """The brain."""
     rough_mask: Mask
     """The brain as an imperfect masking finds it; the same where there are no such errors."""
-
-
-class _Pool(NamedTuple):
-    """Protons that share a frequency and a place."""
-
-    magnitude: Tensor
-    rate: Tensor
-    field: Tensor
 
 
 class _Drawn(NamedTuple):
@@ -143,7 +133,7 @@ def scan(subject: Subject, acquisition: Acquisition, *, seed: int = 0, errors: E
     total = subject.total_field + shift + imperfect.flow(subject.anatomy.veins, subject.grid, errors.flow, drawn.flow)
     if errors.mismatch:
         far = (MISMATCH * errors.mismatch * torch.randn(3, generator=drawn.mismatch)).tolist()
-        total = imperfect.displaced(total, far, subject.grid.voxel_size)
+        total = _smooth.displaced(total, far, subject.grid.voxel_size)
     seen = subject.density * receive
     if isinstance(acquisition, Gre):
         images = _gradient_echoes(subject, acquisition, grid, seen, total, offset, transmit, errors, drawn)
@@ -241,61 +231,23 @@ def _gradient_echoes(
 ) -> Iterator[Tensor]:
     """Make one echo after the other, in the subject's voxels."""
     whole = spoiled(seen, subject.r1, math.radians(gre.flip) * transmit, gre.tr)
-    pools = [_Pool(whole, subject.r2star, total)]
+    pools = [Pool(whole, subject.r2star, total)]
     if errors.flow:
-        pools = _flowing(pools[0], subject, errors.flow, drawn.flow)
+        pools = flowing(pools[0], subject, errors.flow, drawn.flow)
     if gre.fat and bool((subject.fat > 0).any()):
         water, *others = pools
-        fat = _Pool(water.magnitude * subject.fat, water.rate, total + FAT)
+        fat = Pool(water.magnitude * subject.fat, water.rate, total + FAT)
         pools = [water._replace(magnitude=water.magnitude * (1 - subject.fat)), *others, fat]
     signs = (1, -1) if gre.bipolar is not None else (1,)
-    places = [[_misplaced(pool, gre, grid, subject.grid, sign) for pool in pools] for sign in signs]
-    slopes = [[_slopes(pool.field, gre.dephasing, errors.dropout) for pool in place] for place in places]
     n = subject.grid.shape[gre.readout]
-    shape = [n if axis == gre.readout else 1 for axis in range(3)]
-    ramp = torch.linspace(-(gre.bipolar or 0.0), gre.bipolar or 0.0, n, device=total.device).view(shape)
+    ramp = torch.linspace(-(gre.bipolar or 0.0), gre.bipolar or 0.0, n, device=total.device)
+    ramp = ramp.view([n if axis == gre.readout else 1 for axis in range(3)]).expand_as(total)
+    ways = [
+        [seen_only(misplaced(pool, gre, grid, subject.grid, sign), gre, errors.dropout, (offset, ramp)) for pool in pools] for sign in signs
+    ]
     for echo in range(len(gre.echo_times)):
-        back = echo % 2 if gre.bipolar is not None else 0
-        image = torch.zeros_like(offset, dtype=torch.complex64)
-        for pool, across in zip(places[back], slopes[back], strict=True):
-            image += gradient_echo(*pool, offset, gre.scan, echo, across=across, extra=back * ramp)
-        yield image
-
-
-def _slopes(field: Tensor, dephasing: bool, dropout: float) -> list[Tensor]:
-    """Return the field's change across voxels, thicker ones where signal is to drop out."""
-    thickness = float(dephasing) + 0.5 * dropout
-    return [thickness * change for change in change_across(field)] if thickness else []
-
-
-def _flowing(pool: _Pool, subject: Subject, strength: float, generator: torch.Generator) -> list[_Pool]:
-    """Take the blood of veins out of a pool and lay it where it has moved to."""
-    far = (VEIN * strength * torch.randn(3, generator=generator)).tolist()
-    veins = subject.anatomy.veins
-    blood = torch.stack([pool.magnitude * veins, pool.rate, pool.field])
-    return [pool._replace(magnitude=pool.magnitude * (1 - veins)), _Pool(*imperfect.displaced(blood, far, subject.grid.voxel_size))]
-
-
-def _misplaced(pool: _Pool, gre: Gre, grid: Grid, fine: Grid, sign: int) -> _Pool:
-    """Lay protons where their frequency puts them along the readout."""
-    if math.isinf(gre.bandwidth):
-        return pool
-    axis = gre.readout
-    larger = grid.voxel_size[axis] / fine.voxel_size[axis]
-    shift = pool.field * (sign * larger * gre.scan.hz_per_ppm / gre.bandwidth)  # in the subject's voxels
-    n = shift.shape[axis]
-    place = torch.arange(n, dtype=shift.dtype, device=shift.device).view([-1 if a == axis else 1 for a in range(3)])
-    source = place - shift
-    for _ in range(3):  # what lands here came from where its own frequency sent it here
-        source = place - _along(shift, source, axis)
-    squeeze = torch.gradient(source, dim=axis)[0].clamp(0.2, 3.0) if n > 1 else torch.ones_like(source)
-    magnitude, rate, field = (_along(part, source, axis) for part in pool)
-    return _Pool(magnitude * squeeze, rate, field)
-
-
-def _along(image: Tensor, place: Tensor, axis: int) -> Tensor:
-    """Interpolate linearly along an axis at places in voxels."""
-    last = image.shape[axis] - 1
-    place = place.clamp(0, last)
-    low = place.floor().long().clamp_max(max(last - 1, 0))
-    return torch.lerp(image.gather(axis, low), image.gather(axis, (low + 1).clamp_max(last)), place - low)
+        back = echo % len(ways)
+        image = torch.zeros(subject.grid.shape, dtype=torch.complex64, device=total.device).flatten()
+        for where, maps, phase, across in ways[back]:
+            image[where] += gradient_echo(*maps, gre.scan, echo, across=across, extra=back * phase)
+        yield image.view(subject.grid.shape)

@@ -28,6 +28,8 @@ class Acquisition:
     ----------
     b0
         Field strength, T.
+    tr
+        Repetition time, s.
     snr
         Mean magnitude over the brain of the brightest echo over the noise's standard deviation in the real and in the imaginary part,
         both in the voxels of the scan; infinite for no noise.
@@ -50,6 +52,7 @@ class Acquisition:
     """
 
     b0: float = 3.0
+    tr: float = 1.0
     snr: float = 100.0
     voxel_size: tuple[float, float, float] | None = None
     transmit: float = 1.0

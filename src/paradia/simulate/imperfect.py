@@ -184,9 +184,9 @@ def residual_background(mask: Mask, grid: Grid, strength: float, generator: torc
         x, y, z = (axis - p for axis, p in zip(axes, place, strict=True))
         squares = x.square()[:, None, None] + (y.square()[:, None] + z.square())
         field += squares.clamp_min_(min(grid.voxel_size) ** 2).rsqrt_() * float(torch.randn((), generator=generator))
-    field = _standard(field, mask)
-    other = _standard(_smooth.random(grid.shape, grid.voxel_size, 30.0, generator, mask.device), mask)
-    return strength * LEFTOVER * _standard(0.95 * field + 0.3 * other, mask)
+    field = _smooth.standard(field, mask)
+    other = _smooth.standard(_smooth.random(grid.shape, grid.voxel_size, 30.0, generator, mask.device), mask)
+    return strength * LEFTOVER * _smooth.standard(0.95 * field + 0.3 * other, mask)
 
 
 def _outside(mask: Tensor, grid: Grid, count: int, generator: torch.Generator) -> list[list[float]]:
@@ -207,12 +207,6 @@ def _outside(mask: Tensor, grid: Grid, count: int, generator: torch.Generator) -
         gap = 6 + 20 * float(torch.rand((), generator=generator))
         places.append((middle + (edge + gap) * direction).tolist())
     return places
-
-
-def _standard(field: Tensor, mask: Tensor) -> Tensor:
-    """Take off the mean over a mask and scale to a root mean square of one."""
-    inside = field[mask]
-    return (field - inside.mean()) / inside.std(correction=0).clamp_min(1e-12)
 
 
 def rough_mask(mask: Mask, strength: float, generator: torch.Generator, *, voxel_size: Sequence[float] = (1.0, 1.0, 1.0)) -> Mask:
@@ -323,32 +317,3 @@ def motion(echoes: int, strength: float, generator: torch.Generator) -> tuple[Te
     steps[0] = 0
     walk = steps.cumsum(0)
     return walk[:, :3], walk[:, 3]
-
-
-def displaced(image: Tensor, millimetres: Sequence[float], voxel_size: Sequence[float]) -> Tensor:
-    """Move real volumes by linear interpolation; what comes in from outside is the face's.
-
-    Parameters
-    ----------
-    image
-        Any leading axes, then x, y, z.
-    millimetres
-        How far along each axis.
-    voxel_size
-        Edge lengths, mm.
-
-    Returns
-    -------
-    Tensor
-        The volumes, moved.
-    """
-    for axis, (far, size) in enumerate(zip(millimetres, voxel_size, strict=True)):
-        if far == 0:
-            continue
-        n = image.shape[axis - 3]
-        place = (torch.arange(n, device=image.device) - far / size).clamp(0, n - 1)
-        low = place.floor().long().clamp_max(max(n - 2, 0))
-        share = (place - low).to(image)
-        share = share.view([-1 if a == axis else 1 for a in range(3)])
-        image = torch.lerp(image.index_select(axis - 3, low), image.index_select(axis - 3, (low + 1).clamp_max(n - 1)), share)
-    return image
