@@ -55,7 +55,7 @@ class _Dice:
         return math.exp(self.number(math.log(low), math.log(high)))
 
     def chance(self, share: float) -> bool:
-        return self.number(0, 1) < share
+        return self.number(0.0, 1.0) < share
 
     def turn(self) -> Tensor:
         """Draw a rotation matrix."""
