@@ -122,7 +122,7 @@ def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Ex
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def uniform(low: float, high: float) -> float:
+    def uniform(low: float | int, high: float | int) -> float:
         return low + (high - low) * float(torch.rand((), generator=generator))
 
     b0 = recipe.b0[int(torch.randint(len(recipe.b0), (), generator=generator))]
