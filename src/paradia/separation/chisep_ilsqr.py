@@ -130,7 +130,7 @@ def chisep_ilsqr(
     check_ppm(mask, local_field=local_field, chi=chi)
     frame = Frame.around(local_field, rates("r2prime", r2prime, mask), mask, grid, drs, noise, r2prime_noise)
     window = frame.window
-    known = window.take(torch.where(mask, chi, 0.0))
+    known = window.take(torch.where(mask, chi - chi[mask].mean(), 0.0))  # its zero is any
     roughness = Laplacian(window.grid).to(known)(frame.field).abs_()
     frame = replace(frame, weights=frame.weights * _flatness(roughness, window.mask, ROUGH).square_())
     voxels = Voxels(frame, COUPLINGS.voxel, *([(tie * window.mask, known)] if tie else []))

@@ -77,8 +77,8 @@ def sepnet_r2prime(
     refine
         Iterations in which both equations correct the last proposal too: closer to the data, a little noisier.
     band
-        Share by which both relaxivities are lowered and raised to see how far the maps follow, up to 0.9; 0.2 is usual, 0 leaves it out. Each
-        direction takes as long as the separation itself.
+        Share by which both relaxivities are lowered and raised to see how far the maps follow, up to 0.9; 0.2 is usual, 0 leaves it out.
+        Each direction takes as long as the separation itself.
     callback
         Called as ``callback(iteration, relative_change)`` in the start of the inversion, where χ is not given.
 

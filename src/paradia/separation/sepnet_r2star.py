@@ -72,16 +72,16 @@ def sepnet_r2star(
     refine
         Iterations in which both equations correct the last proposal too: closer to the data, a little noisier.
     band
-        Share by which both relaxivities are lowered and raised to see how far the maps follow, up to 0.9; 0.2 is usual, 0 leaves it out. Each
-        direction takes as long as the separation itself.
+        Share by which both relaxivities are lowered and raised to see how far the maps follow, up to 0.9; 0.2 is usual, 0 leaves it out.
+        Each direction takes as long as the separation itself.
     callback
         Called as ``callback(iteration, relative_change)`` in the start of the inversion, where χ is not given.
 
     Returns
     -------
     LearnedSeparation
-        χ+ and χ− with their standard deviations, ppm; what they leave of the field and of the rate above the usual R2; the closed form of the same data and
-        how far it is from the network; how little the volume resembles the training; and the band where it was asked for.
+        χ+ and χ− with their standard deviations, ppm; what they leave of the field and of the rate above the usual R2; the closed form of
+        the same data and how far it is from the network; how little the volume resembles the training; and the band where it was asked for.
 
     Raises
     ------

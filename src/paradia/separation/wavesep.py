@@ -38,7 +38,7 @@ STEP = 1.0
 
 def wavesep(
     chi: Float[Tensor, "*orientation x y z"],
-    r2prime: Float[Tensor, "*orientation x y z"],
+    r2prime: Float[Tensor, "*repeat x y z"],
     mask: Mask,
     grid: Grid,
     scan: Scan,
