@@ -83,7 +83,7 @@ def _skin(box: Lattice, at: At, mean: Floats) -> Floats:
 def _cavities(at: At) -> tuple[Floats, Floats, torch.Tensor]:
     """Paranasal sinuses and mastoid cells; nose, mouth, throat and ear canals; eyes."""
     x, y, z = at
-    total = torch.full((1, 1, 1), -99.0)
+    total = torch.full((1.0, 1.0, 1.0), -99.0)
     for centre, semi in _SINUSES:
         total = torch.maximum(total, ellipsoid(at, centre, semi))
     septa = 0.9 * torch.sin(x * 1.1) * torch.sin(y * 0.42 + 0.3 * z)  # ethmoid cells
@@ -92,10 +92,14 @@ def _cavities(at: At) -> tuple[Floats, Floats, torch.Tensor]:
     total = torch.maximum(total, cells)
     passages = torch.maximum(
         ellipsoid(at, (5.0, 62.0, -64.0), (3.6, 32.0, 17.0)),
-        tube(at, [(0, 28, -66), (0, 10, -72), (0, 6, -95), (0, 4, -120), (0, 6, -140), (0, 6, -260)], [8.0, 9.0, 6.5, 7.0, 9.0, 9.0]),
+        tube(
+            at,
+            [(0.0, 28.0, -66.0), (0.0, 10.0, -72.0), (0.0, 6.0, -95.0), (0.0, 4.0, -120.0), (0.0, 6.0, -140.0), (0.0, 6.0, -260.0)],
+            [8.0, 9.0, 6.5, 7.0, 9.0, 9.0],
+        ),
     )
-    passages = torch.maximum(passages, tube(at, [(5, 86, -80), (6, 96, -92)], [3.6, 4.5]))  # nostrils
-    passages = torch.maximum(passages, tube(at, [(46, -24, -38), (60, -24, -38), (100, -26, -40)], [3.2, 3.4, 4.6]))
+    passages = torch.maximum(passages, tube(at, [(5.0, 86.0, -80.0), (6.0, 96.0, -92.0)], [3.6, 4.5]))  # nostrils
+    passages = torch.maximum(passages, tube(at, [(46.0, -24.0, -38.0), (60.0, -24.0, -38.0), (100.0, -26.0, -40.0)], [3.2, 3.4, 4.6]))
     passages = torch.maximum(passages, 3.0 - (torch.hypot(torch.hypot(x / 22.0, (y - 45.0) / 30.0), (z + 91.0) / 3.0) * 3.0))
     eye = ellipsoid(at, *_EYE)
     return _np(total), _np(passages), eye
@@ -122,11 +126,13 @@ def _bone(at: At, skin: Floats, inside: Floats) -> Floats:
     face = torch.maximum(
         tube(at, [(36.0, 34.0, -86.0), (28.0, 62.0, -84.0), (0.0, 80.0, -82.0)], [8.0, 7.5, 7.0]),  # upper jaw
         tube(
-            at, [(54.0, 2.0, -52.0), (50.0, 4.0, -92.0), (40.0, 34.0, -112.0), (20.0, 64.0, -118.0), (0.0, 76.0, -116.0)], [5, 6, 7, 7, 8]
+            at,
+            [(54.0, 2.0, -52.0), (50.0, 4.0, -92.0), (40.0, 34.0, -112.0), (20.0, 64.0, -118.0), (0.0, 76.0, -116.0)],
+            [5.0, 6.0, 7.0, 7.0, 8.0],
         ),
     )
     face = torch.maximum(
-        face, tube(at, [(64.0, -12.0, -42.0), (66.0, 20.0, -48.0), (50.0, 54.0, -58.0), (42.0, 58.0, -58.0)], [3, 4, 6, 7])
+        face, tube(at, [(64.0, -12.0, -42.0), (66.0, 20.0, -48.0), (50.0, 54.0, -58.0), (42.0, 58.0, -58.0)], [3.0, 4.0, 6.0, 7.0])
     )
     face = torch.maximum(face, tube(at, [(0.0, 84.0, -24.0), (6.0, 92.0, -42.0)], [5.0, 3.0]))  # bridge of the nose
     xt, yt, zt = at

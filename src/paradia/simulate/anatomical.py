@@ -25,9 +25,9 @@ def anatomical(
     grid: Grid,
     *,
     seed: int,
-    age: float | None = None,
+    age: float | int | None = None,
     sex: str | None = None,
-    strength: float = 1.0,
+    strength: float | int = 1.0,
     device: torch.device | str | None = None,
 ) -> Anatomy:
     """Draw the anatomy of one subject.
@@ -89,7 +89,7 @@ def anatomical(
 class Traits:
     """What distinguishes a subject as a whole."""
 
-    def __init__(self, generator: torch.Generator, age: float | None, sex: str | None, strength: float) -> None:
+    def __init__(self, generator: torch.Generator, age: float | int | None, sex: str | None, strength: float | int) -> None:
         """Draw everything, so that what is given changes nothing else."""
         u, n = torch.rand(4, generator=generator), torch.randn(16, generator=generator) * strength
         self.age = 18.0 + 62.0 * float(u[0]) if age is None else age
