@@ -150,6 +150,35 @@ class Sources(NamedTuple):
     """Magnitude of the diamagnetic susceptibility, χ− ≥ 0, ppm, zero outside the mask."""
 
 
+class LearnedSeparation(NamedTuple):
+    """What `separation` methods give that ask a network."""
+
+    chi_pos: Volume
+    """Paramagnetic susceptibility χ+ ≥ 0, ppm, zero outside the mask."""
+    chi_neg: Volume
+    """Magnitude of the diamagnetic susceptibility, χ− ≥ 0, ppm, zero outside the mask."""
+    chi_pos_noise: Volume
+    """Standard deviation of χ+ as the network judges it: two thirds of the errors are smaller; ppm, zero outside the mask."""
+    chi_neg_noise: Volume
+    """Of χ−, likewise."""
+    field_residual: Volume
+    """What χ+ − χ− leaves unexplained of the local field, ppm, zero outside the mask."""
+    rate_residual: Volume
+    """What Dr+ χ+ + Dr− χ− leaves unexplained of the reversible relaxation rate, 1/s, zero outside the mask."""
+    closed_pos: Volume
+    """χ+ of the closed form from the same χ and rate, ppm: what the network began from."""
+    closed_neg: Volume
+    """χ− of the closed form, ppm."""
+    disagreement: Volume
+    """How far the network's maps are from those of the closed form: root mean square of both differences, ppm."""
+    source_novelty: Number
+    """How little the volume resembles those that the networks were trained with; beyond 1 it is unlike 99 % of them."""
+    chi_pos_band: Volume | None = None
+    """Half of the range that χ+ goes through as the relaxivities do, ppm; nothing where it was not asked for."""
+    chi_neg_band: Volume | None = None
+    """Of χ−, likewise."""
+
+
 class Weighted(NamedTuple):
     """What `contrast` methods give."""
 

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paradia.nets.features import FIELD, gain, spread, squash
+from paradia.nets.familiar import novelty
+from paradia.nets.features import FIELD, gain, squash
 from paradia.nets.unet import UNet3d
-from paradia.nets.unrolled import FLOOR, ITERATIONS, centred
+from paradia.nets.unrolled import FLOOR, ITERATIONS, LEAST, centred, unit_of
 from paradia.nets.windows import apply
 from paradia.operators.dipole import Dipole
 from paradia.solvers.cg import cg
@@ -22,8 +23,8 @@ TYPICAL_R2 = 13.0
 R2_SPREAD = 0.25
 """Share of the typical R2 by which that of a voxel differs."""
 
-LIFT = 0.01
-"""Added to centred χ before the first guess, ppm: brain tissue holds a little more iron than myelin above CSF and bone."""
+LIFT = 0.3
+"""Added to centred χ before the first guess, as a share of its scale: brain tissue holds a little more iron than myelin."""
 
 
 class Separable(NamedTuple):
@@ -42,7 +43,7 @@ class Separable(NamedTuple):
     mask: Tensor
     dipole: Dipole
     scale: Tensor
-    """`spread` of χ, ppm."""
+    """`unrolled.unit_of` χ, ppm, or what the rates say where χ is flat."""
     dr_pos: float
     """Relaxivity of paramagnetic sources, Hz/ppm."""
     dr_neg: float
@@ -55,6 +56,8 @@ class Pair(NamedTuple):
 
     value: Tensor
     deviation: Tensor
+    novelty: float = 0.0
+    """See `familiar.novelty`."""
 
 
 def separable(
@@ -70,7 +73,9 @@ def separable(
 ) -> Separable:
     """Collect what is known; see `Separable`."""
     chi = centred(chi, mask)
-    return Separable(field * mask, chi, rate * mask, rate_noise * mask, noise * mask, mask, dipole, spread(chi, mask), *dr, b0)
+    whole = rate[mask].square().mean().sqrt() / (sum(dr) / 2)
+    scale = unit_of(chi, mask).maximum(LEAST * whole)
+    return Separable(field * mask, chi, rate * mask, rate_noise * mask, noise * mask, mask, dipole, scale, *dr, b0)
 
 
 def less_typical(r2star: Tensor, noise: Tensor, b0: float) -> tuple[Tensor, Tensor]:
@@ -87,7 +92,7 @@ def guess(held: Separable) -> Float[Tensor, "2 x y z"]:
     Tensor
         χ+ and χ−, ppm.
     """
-    chi = held.chi + LIFT
+    chi = held.chi + LIFT * held.scale
     pos = ((held.rate + held.dr_neg * chi) / (held.dr_pos + held.dr_neg)).clamp_min(0)
     neg = ((held.rate - held.dr_pos * chi) / (held.dr_pos + held.dr_neg)).clamp_min(0)
     return torch.stack([pos, neg]) * held.mask
@@ -110,23 +115,23 @@ def separation_channels(pair: Tensor, held: Separable) -> Float[Tensor, "10 x y 
         and the field strength. A last one tells how far both relaxivities differ.
     """
     mean = (held.dr_pos + held.dr_neg) / 2
-    pos, neg = pair
-    left = (held.field - held.dipole(pos - neg)) * held.mask
-    unmet = held.rate - held.dr_pos * pos - held.dr_neg * neg
-    rows = [pos, neg, held.chi, FIELD * held.field, held.rate / mean, 3 * FIELD * left, unmet / mean]
+    of_field, of_rate = unmet(pair, held)
+    rows = [*pair, held.chi, FIELD * held.field, held.rate / mean, 3 * FIELD * of_field, of_rate / mean]
     seen = squash(torch.stack(rows) / held.scale)
     loud = torch.stack(
         [(held.rate_noise / mean / held.scale).clamp_min(1e-3).log(), (FIELD * held.noise / held.scale).clamp_min(1e-3).log()]
     )
-    constant = torch.full_like(pos, math.log(held.b0 / 3) + math.log(held.dr_pos / held.dr_neg))
+    constant = torch.full_like(held.chi, math.log(held.b0 / 3) + math.log(held.dr_pos / held.dr_neg))
     return torch.cat([seen, loud, constant[None]]) * held.mask
 
 
 def propose(net: UNet3d, pair: Tensor, held: Separable) -> Pair:
     """Ask the network for better maps; they stay at zero or above."""
-    answer = apply(net, separation_channels(pair, held))
+    channels = separation_channels(pair, held)
+    answer = apply(net, channels)
     unit = held.scale * gain(pair / held.scale)
-    return Pair((pair + unit * answer[:2]).clamp_min(0) * held.mask, unit * answer[2:4].clamp(-6, 3).exp() * held.mask)
+    value = (pair + unit * answer[:2]).clamp_min(0) * held.mask
+    return Pair(value, unit * answer[2:4].clamp(-6, 3).exp() * held.mask, novelty(net, channels, held.mask))
 
 
 def consult(proposal: Pair, held: Separable, trust: float, iterations: int = ITERATIONS) -> Float[Tensor, "2 x y z"]:
@@ -172,9 +177,40 @@ def consult(proposal: Pair, held: Separable, trust: float, iterations: int = ITE
     return (proposal.value + size * change).clamp_min(0) * held.mask
 
 
-def separate(net: UNet3d, held: Separable, *, stages: int, trust: float) -> Pair:
-    """Alternate network and equations, beginning with `guess`; the network has the last word."""
+def separate(net: UNet3d, held: Separable, *, stages: int, trust: float, refine: int = 0) -> Pair:
+    """Alternate network and equations, beginning with `guess`; the network has the last word.
+
+    The deviations are multiplied by the network's calibration, which was found on held-out volumes.
+
+    Parameters
+    ----------
+    net
+        See `propose`.
+    held
+        What is known.
+    stages
+        How often the network is asked.
+    trust
+        See `consult`.
+    refine
+        Conjugate gradients of a data step after the last proposal; none leaves the last word to the network.
+
+    Returns
+    -------
+    Pair
+        Both maps, their deviations, and how strange the first guess looked.
+    """
     pair = propose(net, guess(held), held)
+    strange = pair.novelty
     for _ in range(stages - 1):
         pair = propose(net, consult(pair, held, trust), held)
-    return pair
+    value = consult(pair, held, trust, refine) if refine else pair.value
+    factors = torch.tensor(net.calibration).to(value)[:, None, None, None]
+    return Pair(value, pair.deviation * factors, strange)
+
+
+def unmet(pair: Tensor, held: Separable) -> tuple[Tensor, Tensor]:
+    """Return what two maps leave of the field, ppm, and of the rate, 1/s."""
+    pos, neg = pair
+    field = (held.field - held.dipole(pos - neg)) * held.mask
+    return field, (held.rate - held.dr_pos * pos - held.dr_neg * neg) * held.mask
