@@ -46,7 +46,7 @@ class Wavelets(LinearOperator):
         """Split into averages and details."""
         y = x.clone()
         for level in range(self.levels):
-            corner = y[self._corner(level)]
+            corner = self.averages(y, level)
             corner.copy_(self._along(corner, inverse=False))
         return y
 
@@ -54,13 +54,14 @@ class Wavelets(LinearOperator):
         """Put averages and details together."""
         x = y.clone()
         for level in reversed(range(self.levels)):
-            corner = x[self._corner(level)]
+            corner = self.averages(x, level)
             corner.copy_(self._along(corner, inverse=True))
         return x
 
-    def _corner(self, level: int) -> tuple[object, ...]:
-        """Return where the averages of a level lie."""
-        return (..., *(slice(n >> level) for n in self.shape))
+    def averages(self, y: Tensor, level: int) -> Tensor:
+        """Return the part in which the averages of a level lie (a view)."""
+        i, j, k = (n >> level for n in self.shape)
+        return y[..., :i, :j, :k]
 
     def _along(self, x: Tensor, *, inverse: bool) -> Tensor:
         """Apply one level along every axis."""

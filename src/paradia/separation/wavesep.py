@@ -131,7 +131,7 @@ def wavesep(
         volume = source.new_zeros(mask.shape)
         volume[box] = crop(source, inner)
         maps.append(volume)
-    return give(*maps, mask)
+    return give(maps[0], maps[1], mask)
 
 
 def _split(
@@ -150,17 +150,15 @@ def _split(
     a, b, c = 1 + trust * u * u + 1 / STEP, 1 + trust * v * v + 1 / STEP, trust * u * v - 1
     right_p, right_n = chi + trust * u * total, trust * v * total - chi
     wavelets = Wavelets(chi.shape, LEVELS).to(chi)
-    averages = tuple(slice(n >> LEVELS) for n in chi.shape)
     both = torch.stack(solve(a - 1 / STEP, b - 1 / STEP, c, right_p, right_n)).mul_(mask)
     state = both
     iteration, relative = 0, math.inf
     while relative > tol and iteration < max_iter:
         iteration += 1
         coefficients = wavelets(2 * both - state)
-        kept = coefficients[(..., *averages)].clone()
-        coefficients = shrink(coefficients, STEP * threshold)
-        coefficients[(..., *averages)] = kept
-        state = state + wavelets.adjoint(coefficients).sub_(both)
+        shrunk = shrink(coefficients, STEP * threshold)
+        wavelets.averages(shrunk, LEVELS).copy_(wavelets.averages(coefficients, LEVELS))
+        state = state + wavelets.adjoint(shrunk).sub_(both)
         before, both = both, torch.stack(solve(a, b, c, right_p + state[0] / STEP, right_n + state[1] / STEP)).mul_(mask)
         relative = relative_change(both, before)
         if callback is not None:
