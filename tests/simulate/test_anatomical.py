@@ -104,7 +104,9 @@ def test_nothing_folds(seed: int):
     deformation = _deformation(seed)
     axes = [torch.arange(-100.0, 101.0, 3.0), torch.arange(-125.0, 126.0, 3.0), torch.arange(-120.0, 121.0, 3.0)]
     places = deformation.on(axes).reshape(*(len(axis) for axis in axes), 3)
-    columns = [torch.diff(places, dim=i)[:-1 if i != 0 else None, :-1 if i != 1 else None, :-1 if i != 2 else None] / 3 for i in range(3)]
+    columns = [
+        torch.diff(places, dim=i)[: -1 if i != 0 else None, : -1 if i != 1 else None, : -1 if i != 2 else None] / 3 for i in range(3)
+    ]
     determinant = torch.linalg.det(torch.stack(columns, -1))
     assert float(determinant.min()) > 0.15
     assert float(determinant.std()) > 0.05
@@ -132,7 +134,8 @@ def test_a_crop_is_a_crop():
     assert float((large.labels[box] == small.labels).float().mean()) > 0.9999
     assert float((large.mask[box] == small.mask).float().mean()) > 0.9999
     assert float((large.veins[box] - small.veins).abs().mean()) < 1e-4
-    assert large.fibres is not None and small.fibres is not None
+    assert large.fibres is not None
+    assert small.fibres is not None
     assert float((large.fibres[(slice(None), *box)] * small.fibres).sum(0).abs().sum() / small.fibres.square().sum()) > 0.9999
 
 
@@ -153,8 +156,10 @@ def test_air_lies_beside_the_brain_and_never_in_it(subjects: list[Anatomy]):
         outside = air.clone()
         head = _span(~air)
         counts.append(int((air & head).sum()) * anatomy.grid.voxel_volume / 1000)
-        assert outside[0].all() and outside[-1].all()
-    assert min(counts) > 8 and max(counts) < 300
+        assert outside[0].all()
+        assert outside[-1].all()
+    assert min(counts) > 8
+    assert max(counts) < 300
     assert max(counts) > 1.1 * min(counts)  # cm³ of cavities differ
 
 
@@ -170,7 +175,7 @@ def test_the_brain_is_wrapped(subjects: list[Anatomy]):
     """No brain touches bone or air: water or dura lies between, within a voxel."""
     for anatomy in subjects:
         brain = (anatomy.labels == LABELS["grey_matter"]) & anatomy.mask
-        scalp = (anatomy.labels == LABELS["fat"]) | ((anatomy.labels == LABELS["air"]))
+        scalp = (anatomy.labels == LABELS["fat"]) | (anatomy.labels == LABELS["air"])
         near = torch.nn.functional.max_pool3d(brain[None, None].float(), 3, 1, 1)[0, 0] > 0
         assert int((near & scalp).sum()) < 30
 
@@ -180,7 +185,8 @@ def test_the_neck_goes_on_below():
     low = anatomy.labels[:, :, 2]
     solid = (low != LABELS["air"]).float().mean()
     assert 0.05 < float(solid) < 0.4
-    assert (low == LABELS["bone"]).any() and (low == LABELS["white_matter"]).any()
+    assert (low == LABELS["bone"]).any()
+    assert (low == LABELS["white_matter"]).any()
     assert not anatomy.mask[:, :, :30].any()
     assert (anatomy.labels[:, :, -5:] == LABELS["air"]).all()
 
@@ -203,13 +209,15 @@ def test_fibres_are_unit_vectors_along_known_bundles():
 def test_detail_has_unit_spread_in_the_brain(subjects: list[Anatomy]):
     for anatomy in subjects:
         values = anatomy.detail[anatomy.mask]
-        assert abs(float(values.mean())) < 0.3 and 0.5 < float(values.std()) < 1.6
+        assert abs(float(values.mean())) < 0.3
+        assert 0.5 < float(values.std()) < 1.6
         assert not anatomy.detail[~anatomy.mask].any()
 
 
 def test_veins_are_shares(subjects: list[Anatomy]):
     for anatomy in subjects:
-        assert 0 <= float(anatomy.veins.min()) and 0.95 < float(anatomy.veins.max()) <= 1
+        assert float(anatomy.veins.min()) >= 0
+        assert 0.95 < float(anatomy.veins.max()) <= 1
         assert 5 < float(anatomy.veins.sum()) * anatomy.grid.voxel_volume / 1000 < 30  # cm³, sinuses and all
 
 
@@ -217,7 +225,8 @@ def test_the_same_seed_is_the_same_subject():
     grid = Grid((30, 37, 33), (5.0, 4.0, 6.0))
     one, two, other = (anatomical(grid, seed=s) for s in (1, 1, 2))
     for a, b in zip(one[:5], two[:5], strict=True):
-        assert isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)
+        assert isinstance(a, torch.Tensor)
+        assert isinstance(b, torch.Tensor)
         assert torch.equal(a, b)
     assert not torch.equal(one.labels, other.labels)
 

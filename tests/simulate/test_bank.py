@@ -85,7 +85,8 @@ def test_the_packages_give_what_ships(tmp_path: Path):
 
 
 def _same(one: Bank, two: Bank) -> None:
-    assert one.names == two.names and one.licences == two.licences
+    assert one.names == two.names
+    assert one.licences == two.licences
     for name in ("brain", "deep", "deep_labels", "head", "fibres", "widening"):
         a, b = getattr(one, name), getattr(two, name)
         assert a[1:] == b[1:]
