@@ -1,0 +1,167 @@
+"""Training examples: whole fields, the same for the same seed, cut where the brain is."""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+
+import pytest
+import torch
+
+from paradia.errors import InputError
+from paradia.grid import Grid
+from paradia.operators.dipole import Dipole
+from paradia.simulate.batches import Recipe, batches, channels, damped, example, take
+
+COARSE = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=0.0, procedural_side=32)
+PLAIN = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=0.0, errors=0.0, lesions=0.0)
+SHAPES = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=1.0, procedural_side=36)
+
+
+@pytest.fixture(scope="module")
+def head():
+    return example(COARSE, 3)
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return example(PLAIN, 4)
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    return example(SHAPES, 5)
+
+
+@pytest.mark.parametrize("kind", ["head", "plain", "shapes"])
+def test_an_example_is_whole(kind, request):
+    found = request.getfixturevalue(kind)
+    maps = {name: value for name, value in found._asdict().items() if isinstance(value, torch.Tensor) and name != "mask"}
+    assert found.mask.dtype == torch.bool
+    assert 0.05 < found.mask.float().mean() < 0.7
+    for name, image in maps.items():
+        assert image.shape == found.grid.shape, name
+        assert image.dtype == torch.float32, name
+        assert torch.isfinite(image).all(), name
+        if name != "magnitude":
+            assert image[~found.mask].abs().max() == 0, name
+    inside = found.mask
+    assert found.chi_pos[inside].min() >= 0
+    assert found.chi_neg[inside].min() >= 0
+    assert found.noise[inside].min() > 0
+    assert 1e-4 < found.noise[inside].median() < 0.05
+    assert found.total_field[inside].std() > 2 * found.local_field[inside].std()
+    assert 0.7 < found.dr_pos / (137 * found.b0 / 3) < 1.3
+
+
+def test_the_local_field_is_that_of_all_sources_in_the_mask(plain):
+    """By a dipole of its own on three times the field of view: nothing comes back from the other side."""
+    chi = plain.chi_pos - plain.chi_neg
+    field = Dipole(plain.grid, padding=3)(chi)
+    inside = plain.mask
+    assert (field - plain.local_field)[inside].norm() < 0.02 * field[inside].norm()
+    once = Dipole(plain.grid)(chi)
+    assert (once - plain.local_field)[inside].norm() > 2 * (field - plain.local_field)[inside].norm()  # so that wrapping would show
+
+
+def test_the_total_field_has_the_noise_that_is_stated(plain):
+    other = example(PLAIN, 4)
+    assert torch.equal(other.total_field, plain.total_field)
+    left = plain.total_field - plain.local_field
+    rough = left.diff(dim=0).diff(dim=1).diff(dim=2) / math.sqrt(8)  # the background is smooth
+    whole = plain.mask[1:, 1:, 1:] & plain.mask[:-1, :-1, :-1]
+    size = plain.noise[1:, 1:, 1:]
+    assert 0.8 < float((rough / size)[whole].abs().median()) / 0.6745 < 2.0
+
+
+def test_relaxation_follows_both_sources(plain):
+    """R2′ less its noise is Dr times χ, for each source its own."""
+    inside = plain.mask
+    expected = plain.dr_pos * plain.chi_pos + plain.dr_neg * plain.chi_neg
+    left = ((plain.r2prime - expected) / plain.r2prime_noise)[inside]
+    assert abs(float(left.median())) < 0.1
+    assert float(left.abs().median()) / 0.6745 == pytest.approx(1, abs=0.1)
+    left = ((plain.r2star - plain.r2 - expected) / plain.r2star_noise)[inside]
+    assert float(left.abs().median()) / 0.6745 == pytest.approx(1, abs=0.1)
+
+
+def test_seeds_draw_everything(head):
+    again, other = example(COARSE, 3), example(COARSE, 7)
+    for name, value in head._asdict().items():
+        same = getattr(again, name)
+        assert torch.equal(same, value) if isinstance(value, torch.Tensor) else same == value, name
+    assert other.grid != head.grid
+
+
+@pytest.mark.parametrize("total", [False, True])
+def test_batches_have_their_shapes_and_repeat(total):
+    knobs = {"crop": 16, "batch": 2, "crops": 4, "seed": 11, "total": total}
+    first = list(islice(batches(SHAPES, **knobs), 3))
+    for one, again in zip(first, islice(batches(SHAPES, **knobs), 3), strict=True):
+        for name, value in one.items():
+            assert torch.equal(value, again[name]), name
+            assert value.shape == ((2,) if name in ("b0", "dr_pos", "dr_neg") else (2, 1, 16, 16, 16)), name
+            assert value.dtype == torch.float32
+        assert one["mask"].mean() > 0.05
+    assert not torch.equal(first[0]["chi"], first[1]["chi"])  # other places in the same volume
+    assert first[1]["b0"].shape == first[2]["b0"].shape
+    assert not torch.equal(first[0]["dr_pos"], first[2]["dr_pos"])  # the next volume
+    assert torch.equal(first[0]["chi"], first[0]["chi_pos"] - first[0]["chi_neg"])
+
+
+def test_a_crop_is_a_piece_of_the_volume(head):
+    """Field, sources and mask of a crop lie where they lie in the volume: told by coordinates cut out with them."""
+    stack, _ = channels(head, total=True, coarse=False)
+    places = torch.stack(torch.meshgrid(*(torch.arange(1.0, n + 1) for n in head.grid.shape), indexing="ij"))
+    images = torch.cat([places, torch.stack([stack["field"], stack["chi"], stack["mask"]])])
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(6):
+        crop = take(images, stack["mask"], 24, generator)
+        assert crop.shape == (6, 24, 24, 24)
+        x, y, z = (crop[:3, *(0, 0, 0)].long() - 1).tolist()
+        piece = images[:, x : x + 24, y : y + 24, z : z + 24]
+        assert torch.equal(crop, piece)
+        assert crop[5].any()
+
+
+def test_a_crop_larger_than_the_volume_is_filled_with_zeros():
+    images = torch.ones(2, 6, 9, 5)
+    crop = take(images, images[0], 8, torch.Generator().manual_seed(0))
+    assert crop.shape == (2, 8, 8, 8)
+    assert crop[:, :6, :, :5].min() == 1
+    assert crop[:, 6:].abs().max() == 0
+    assert crop[..., 5:].abs().max() == 0
+
+
+def test_the_start_does_not_wrap_around():
+    """A source beside one face: on a field of view twice as wide its start is nearly the same."""
+    grid = Grid((20, 18, 24), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
+    chi = torch.zeros(grid.shape)
+    chi[1:3, 8:11, 1:3] = 1.0
+    mask = torch.ones(grid.shape, dtype=torch.bool)
+    field = Dipole(grid, padding=3)(chi)
+    wide = torch.zeros(40, 36, 48)
+    wide[:20, :18, :24] = field
+    far = damped(wide, torch.ones(wide.shape, dtype=torch.bool), grid.with_shape(wide.shape))[:20, :18, :24]
+    near = damped(field, mask, grid)
+    assert (near - far).norm() < 0.15 * far.norm()
+    assert near[1:3, 8:11, 1:3].mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"voxel_size": (2.0, 1.0)}, "voxel_size must be a range"),
+        ({"snr": (0.0, 10.0)}, "snr must be a range"),
+        ({"procedural": 1.2}, "procedural is a share between 0 and 1, got 1.2"),
+        ({"b0": ()}, "at least one field strength"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(knobs, message):
+    with pytest.raises(InputError, match=message):
+        Recipe(**knobs)
+
+
+def test_sizes_that_are_not_positive_are_refused():
+    with pytest.raises(InputError, match="must be positive, got 0, 4, 32"):
+        next(batches(SHAPES, crop=0))
