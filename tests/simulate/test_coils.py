@@ -162,6 +162,16 @@ def test_neighbours_share_noise(n):
     assert (alone.abs() - alone.abs().diagonal().diag()).max() < 0.25
 
 
+def test_what_leaks_is_out_of_phase():
+    def twist(sigma):
+        """What no phase of a receiver can turn away."""
+        product = sigma[0, 3] * sigma[3, 7] * sigma[7, 0]
+        return float((product.imag / product.abs()).abs())
+
+    assert twist(coils.noise_covariance(16, leak=0.0)) < 1e-3
+    assert twist(coils.noise_covariance(16, leak=0.3)) > 0.05
+
+
 def test_the_noise_that_the_coils_deliver_is_the_noise_asked_for(generator):
     grid = Grid((24, 20, 22), (8.0, 9.0, 8.0))
     maps, sigma = coils.sensitivities(grid, 8, seed=1), coils.noise_covariance(8, seed=1)
