@@ -115,4 +115,5 @@ def nextqsm(
         return found.value, found.deviation, local.value, local.deviation, left, field.new_tensor(strange)
 
     *maps, strange = each_of(one, window.take(total_field * mask).float())
-    return LearnedSources(*(window.put(image).to(total_field) for image in maps), strange.to(total_field))
+    chi, chi_noise, local_field, local_noise, left = (window.put(image).to(total_field) for image in maps)
+    return LearnedSources(chi, chi_noise, local_field, local_noise, left, strange.to(total_field))

@@ -66,7 +66,7 @@ class Pool:
 
     def _fill(self) -> None:
         try:
-            while not self._over:
+            while True:
                 self._wanted.acquire()
                 if self._over:
                     return
