@@ -180,6 +180,16 @@ def test_sources_are_as_given_in_the_mask_and_soft_outside():
     assert float(found.sources[:, :, -1].min()) == pytest.approx(9.4, abs=1e-4)
 
 
+def test_sources_are_those_of_the_fields_even_where_bone_touches_the_brain():
+    grid = Grid((40, 44, 36), (2.0, 2.0, 2.5), (0.0, 0.2, 0.98))
+    chi, mask = head_in_air(grid)
+    x, y, z = coordinates(grid)
+    chi[~mask & ((x.square() + y.square() + (1.1 * z).square()).sqrt() < 30)] = -2.1
+    found = fields(chi, mask, grid, shim=False, neck=False)
+    (expected,) = isolated([(found.sources - 9.4, NONE)], grid)
+    torch.testing.assert_close(found.total, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_neck_matters_below():
     grid = Grid((40, 44, 36), (2.0, 2.0, 2.5))
     chi, mask = head_in_air(grid)
