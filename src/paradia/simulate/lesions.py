@@ -26,7 +26,7 @@ WHITE = ("white_matter", "corpus_callosum", "optic_radiation")
 LATTICE = 3.0
 """Places are searched this finely, mm."""
 
-DEEP = 25.0
+DEEP = 33.0
 """Fluid this far from the surface of the brain is a ventricle's, mm."""
 
 RIM = 1.3
