@@ -9,23 +9,40 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import leaky_relu, max_pool3d, pad
+from torch.nn.functional import layer_norm, leaky_relu, max_pool3d, pad
 
 SLOPE = 0.1
 """Of the rectifier below zero."""
 
 
+class Norm(nn.Module):
+    """Layer normalisation over the channels of each voxel: it needs no neighbours, so a window of a volume gives what the volume gives."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise."""
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return layer_norm(x.permute(0, 2, 3, 4, 1), weight.shape, weight, bias, 1e-4).permute(0, 4, 1, 2, 3)
+
+
 class Block(nn.Module):
-    """Two convolutions with rectifiers; no normalisation, so that a window of a volume gives what the volume gives."""
+    """Two normalised convolutions with rectifiers, beside a straight way."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.first = nn.Conv3d(inputs, outputs, 3, padding=1)
         self.second = nn.Conv3d(outputs, outputs, 3, padding=1)
+        self.straight = nn.Conv3d(inputs, outputs, 1)
+        self.norms = nn.ModuleList([Norm(outputs), Norm(outputs)])
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve twice."""
-        return leaky_relu(self.second(leaky_relu(self.first(x), SLOPE)), SLOPE)
+        y = leaky_relu(self.norms[0](self.first(x)), SLOPE)
+        return leaky_relu(self.norms[1](self.second(y)) + self.straight(x), SLOPE)
 
 
 class UNet3d(nn.Module):
@@ -52,7 +69,8 @@ class UNet3d(nn.Module):
     References
     ----------
     Çiçek Ö, et al. MICCAI 2016;9901:424-432. doi:10.1007/978-3-319-46723-8_49. The folding is the sub-pixel shuffle of
-    Shi W, et al. CVPR 2016;1874-1883. doi:10.1109/CVPR.2016.207.
+    Shi W, et al. CVPR 2016;1874-1883. doi:10.1109/CVPR.2016.207. The normalisation over channels is that of
+    Liu Z, et al. CVPR 2022;11966-11976. doi:10.1109/CVPR52688.2022.01167.
     """
 
     def __init__(self, inputs: int, outputs: int, widths: Sequence[int] = (32, 64, 128, 128), fold: int = 2) -> None:

@@ -37,7 +37,7 @@ class Plan:
     """Steps in all; the rate falls to zero over them along a cosine."""
     batch: int = 2
     crop: int = 64
-    rate: float = 6e-4
+    rate: float = 1e-3
     pool: int = 16
     """Volumes in memory; each is replaced by another after a while."""
     crops: int = 40

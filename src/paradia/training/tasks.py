@@ -11,13 +11,9 @@ from torch import Tensor
 
 from paradia.nets import separated, unrolled
 from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
-from paradia.nets.store import network
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import TRUST, Problem, centred, consult, problem, propose
 from paradia.training.volumes import Prepared
-
-STAGES = 2
-"""How often the inversion network is asked for the χ that the separation begins with."""
 
 
 class Lesson(NamedTuple):
@@ -88,7 +84,6 @@ def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator
     else:
         field, start = maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
     known, chi = unrolled.problem(field, start, mask, maps["noise"], grid)
-    chi = unrolled.invert(network("varnet", str(field.device)), chi, known, stages=STAGES, trust=TRUST).value
     off = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()  # nobody knows Dr exactly
     dr = (volume.dr_pos * off[0], volume.dr_neg * off[1])
     if torch.rand((), generator=generator) < 0.5:
