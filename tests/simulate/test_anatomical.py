@@ -17,7 +17,7 @@ HEAD = Grid((100, 121, 112), (2.0, 1.9, 2.1), (0.1, -0.2, 0.97))
 DEEP = Grid((90, 120, 85), (1.0, 1.0, 1.0))
 # cm³ on one side; the ranges over people, wider than the standard errors of the mean that the bank cites
 RANGES = {
-    "caudate": (2.4, 5.2),
+    "caudate": (2.4, 6.3),
     "putamen": (3.0, 6.4),
     "pallidum_external": (0.7, 1.7),
     "pallidum_internal": (0.25, 0.75),

@@ -34,10 +34,15 @@ from paradia.pipeline.store import Store
 from paradia.registry import STAGES, Method, load
 from paradia.report.page import write_report
 from paradia.report.record import RunRecord
+from paradia.scan import Scan
+from paradia.separation._inputs import relaxivities
 
 WRITTEN = (
     *("mask", "total_field", "noise", "local_field", "local_noise", "local_mask", "chi", "chi_noise", "residual"),
-    *("r2star", "t2star", "swi", "minip"),
+    *("r2star", "r2star_noise", "t2star", "r2", "r2_noise", "r2prime", "r2prime_noise"),
+    *("chi_pos", "chi_neg", "chi_pos_noise", "chi_neg_noise", "chi_pos_band", "chi_neg_band"),
+    *("closed_pos", "closed_neg", "disagreement", "field_residual", "rate_residual"),
+    *("swi", "minip"),
 )
 """Maps that a run writes, where it made them."""
 
@@ -185,7 +190,7 @@ def process(acquisition: Acquisition, job: Job, progress: Progress | None = None
     if region is not None:
         acquisition = replace(acquisition, sources=(*acquisition.sources, region))
     _check_inputs_stay(acquisition, job.out)
-    board: dict[str, Any] = {name: getattr(acquisition, name) for name in ("magnitude", "phase", "grid", "scan")}
+    board = acquisition.board
     messages = list(acquisition.notes)
     if acquisition.nonfinite is not None:
         board["invalid"] = acquisition.nonfinite
@@ -261,7 +266,10 @@ def _sidecar(name: str, acquisition: Acquisition, outcome: Outcome, maps: Mappin
         "B0_dir": list(acquisition.grid.b0_dir),
         "SoftwareVersions": versions(),
     }
+    if made_by and made_by.on:
+        entry["EchoTime"] = list(getattr(acquisition, f"{made_by.on}_scan").echo_times)
     if made_by:
+        entry |= relaxivities_of(made_by.stage, made_by.settings, acquisition.scan)
         entry |= weights_of(load(made_by.stage, made_by.method)) if made_by.stage in STAGES else {}
         entry["EstimationAlgorithm"] = f"{made_by.stage}/{made_by.method}"
         entry["Parameters"] = made_by.settings
@@ -282,8 +290,18 @@ def _sidecar(name: str, acquisition: Acquisition, outcome: Outcome, maps: Mappin
             entry["DOI"] = inversion.cite
             entry |= weights_of(load(inversion.stage, inversion.method))
     if name in ("chi", "chi_noise", "residual", "local_field", "local_noise"):
-        entry |= {word: float(maps[number]) for number, word in NUMBERS.items() if number in maps}
+        entry |= {word: float(maps[number]) for number, word in NUMBERS.items() if number in maps and number != "source_novelty"}
+    if made_by and made_by.stage == "separation" and "source_novelty" in maps:
+        entry["SourceNovelty"] = float(maps["source_novelty"])
     return entry
+
+
+def relaxivities_of(stage: str, settings: Mapping[str, Any], scan: Scan | None) -> dict[str, Any]:
+    """Say which relaxivities a separation counted with."""
+    if stage != "separation" or scan is None or not {"dr_pos", "dr_neg"} <= settings.keys():
+        return {}
+    positive, negative = relaxivities(scan, settings["dr_pos"], settings["dr_neg"])
+    return {"ParamagneticRelaxivity": positive, "DiamagneticRelaxivity": negative, "RelaxivityUnits": "Hz/ppm"}
 
 
 def weights_of(method: Method) -> dict[str, Any]:
@@ -307,6 +325,7 @@ def _provenance(record: RunRecord, seconds: float) -> dict[str, Any]:
         "steps": [
             {"stage": s.stage, "method": s.method, "settings": s.settings, "doi": s.cite, "seconds": round(s.seconds, 3), "kept": s.cached}
             | ({"pass": s.part} if s.part else {})
+            | ({"on": s.on} if s.on else {})
             for s in record.steps
         ],
         "sources": record.sources,

@@ -52,8 +52,9 @@ def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False,
         raise InputError(f"the protocol {chosen.name} has no steps. See paradia protocol show for one that has.")
     there = {*GIVEN, *(["mask"] if masked else []), *(["region"] if region else [])}
     for step in chosen.without(["mask"] if masked else []).steps:
-        check_knobs(step.loaded, step.knobs)
-        missing = [name for name in step.loaded.needs if name not in there]
+        for one in (step, *([step.alternative] if step.otherwise else [])):
+            check_knobs(one.loaded, one.knobs)
+        missing = [name for name in step.fitting(there).needs if name not in there]
         if "region" in missing:
             raise InputError(
                 f"{step.stage} {step.method} in the protocol {chosen.name} needs region. Give it with --region (run: --regions)."

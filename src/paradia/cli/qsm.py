@@ -15,6 +15,7 @@ from paradia.cli.progress import Progress
 from paradia.errors import InputError
 from paradia.io.loose import from_files
 from paradia.io.sidecar import stem
+from paradia.io.spinecho import with_spin_echoes
 from paradia.pipeline.protocol import DEFAULT
 
 
@@ -30,6 +31,9 @@ def qsm(
     more_magnitude: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
     more_phase: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
     complex: bool = False,
+    spin_echo: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None,
+    spin_echo_times: Annotated[list[float] | None, Parameter(consume_multiple=True)] = None,
+    register: bool = False,
     mask: Path | None = None,
     region: Path | None = None,
     name: str | None = None,
@@ -62,6 +66,12 @@ def qsm(
         Phases of the further echoes, likewise.
     complex
         The two files are real and imaginary parts, not magnitude and phase.
+    spin_echo
+        Magnitudes of a multi-echo spin-echo scan of the same head, one 4-D file or one file an echo, for R2 and R2′.
+    spin_echo_times
+        Its echo times, s; read from the JSON beside the images where there is one.
+    register
+        The head may have moved between gradient and spin echoes: register them (needs ANTs) instead of trusting their headers.
     mask
         Brain mask; replaces the mask stage.
     region
@@ -101,6 +111,8 @@ def qsm(
         mask=mask,
         name=name,
     )
+    if spin_echo:
+        acquisition = with_spin_echoes(acquisition, spin_echo, echo_times=spin_echo_times, register=register)
     with open_output(out), Progress() as progress:
         report, outcome = process(acquisition, job, progress, region=region)
         for message in outcome.messages:

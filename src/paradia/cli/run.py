@@ -55,6 +55,7 @@ def run(
     regions: Path | None = None,
     phase_units: str | None = None,
     flip_sign: bool = False,
+    register: bool = False,
     device: str = "auto",
     nprocs: int = 1,
     dry_run: bool = False,
@@ -91,6 +92,8 @@ def run(
         Encoding of the phase where it cannot be told: ``rad``, ``0-2pi``, ``siemens``, or ``MIN:MAX``.
     flip_sign
         Phase falls with the field in these data: turn its sign.
+    register
+        The head may have moved between gradient and spin echoes: register them (needs ANTs) instead of trusting their headers.
     device
         ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the best there is.
     nprocs
@@ -112,7 +115,8 @@ def run(
         raise InputError(f"{bids_dir} is only read. Give another output folder, such as {bids_dir / 'derivatives' / 'paradia'}.")
     if dry_run:
         return _preview(entries, job)
-    reading = {"phase_units": phase_units, "flip_sign": flip_sign, "regions": None if regions is None else regions.absolute()}
+    place = None if regions is None else regions.absolute()
+    reading = {"phase_units": phase_units, "flip_sign": flip_sign, "register": register, "regions": place}
     with open_output(output_dir, bids_dir), Progress() as progress:
         log.info("%s", job.command)
         for sentence in said:
@@ -139,9 +143,11 @@ def _preview(entries: list[bids.Entry], job: Job) -> int:
     """Say what would be done."""
     for entry in entries:
         parts = {name: len(getattr(entry, name)) for name in ("magnitude", "phase", "real", "imaginary")}
+        parts["spin echoes"] = len(entry.spin_echo)
         files = ", ".join(f"{count} {name}" for name, count in parts.items() if count)
         sys.stdout.write(f"{entry.name}: {files}{'' if entry.complete else ' (incomplete: this one would fail)'}\n")
-    sys.stdout.write(" → ".join(f"{step.stage} {step.method}" for step in job.protocol.steps))
+    steps = (f"{step.stage} {step.method}{f' or {step.otherwise}' if step.otherwise else ''}" for step in job.protocol.steps)
+    sys.stdout.write(" → ".join(steps))
     sys.stdout.write(f"{', in two passes' if job.protocol.two_pass else ''}, on {job.device}\n")
     return 0
 

@@ -17,10 +17,10 @@ import torch
 from cyclopts import Parameter
 
 from paradia.cli.app import ELSEWHERE
-from paradia.cli.job import versions, weights_of
+from paradia.cli.job import relaxivities_of, versions, weights_of
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
-from paradia.errors import FileError, GeometryError, InputError
+from paradia.errors import FileError, GeometryError, InputError, MetadataError
 from paradia.io.acquisition import Acquisition, geometry
 from paradia.io.coils import holds_coils
 from paradia.io.derivatives import NUMBERS, OUTPUTS, save_map
@@ -31,6 +31,7 @@ from paradia.pipeline.execute import execute
 from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
 from paradia.registry import Method, load
+from paradia.scan import Scan
 
 RAW = ("magnitude", "phase")
 """Data that come from the scanner and are converted on the way in."""
@@ -165,10 +166,12 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
             "SoftwareVersions": versions(),
         }
         sidecar |= {NUMBERS[name]: outcome.maps[name].tolist() for name in numbers}
-        sidecar |= weights_of(method)
+        sidecar |= weights_of(method) | relaxivities_of(method.stage, record.settings, board.get("scan"))
         if method.stage == "combine" and "scan" in board:  # echoes go out, and the next step asks for their times
             sidecar |= {"EchoTime": list(board["scan"].echo_times), "MagneticFieldStrength": board["scan"].b0}
         for name, path in places.items():
+            if name not in outcome.maps:
+                continue  # not asked for
             save_map(path, name, outcome.maps[name].cpu(), affine, sidecar)
             progress.done(str(path))
     return 0
@@ -217,11 +220,24 @@ def read_board(method: Method, given: dict[str, Any], extra: tuple[str, ...] = (
         board[name] = image if name == "unwrapped" else image[0]
     if first is None:
         raise InputError(f"{method.stage} {method.name} was given no image. See paradia {method.stage} {method.name} --help.")
+    if "scan" in method.needs and "scan" not in board and not {*RAW, "unwrapped"} & {*method.needs}:
+        board["scan"] = _strength(method, given)
     if "unwrapped" in board and "scan" in board:
         echoes, times = len(board["unwrapped"]), len(board["scan"].echo_times)
         if echoes != times:
             raise GeometryError(f"{given['unwrapped']} holds {echoes} echoes, the magnitude {times}. Give both of the same echoes.")
     return board, first.affine
+
+
+def _strength(method: Method, given: dict[str, Any]) -> Scan:
+    """Return a scan that tells the field strength, as stated or as a sidecar of the maps has it; its echo times mean nothing."""
+    told = [given["b0"], *(sidecar_of(path).get("MagneticFieldStrength") for path in paths_of(method, given))]
+    known = next((b0 for b0 in told if b0 is not None), None)
+    if known is None:
+        raise MetadataError(
+            f"{method.stage} {method.name} needs the field strength, which no sidecar of the maps tells. Give --b0, in tesla."
+        )
+    return Scan((0.02,), float(known))
 
 
 def _stated(given: dict[str, Any]) -> dict[str, Any]:

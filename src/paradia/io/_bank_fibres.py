@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from paradia.io._bank_lattice import Floats, Lattice, smooth
@@ -19,7 +21,7 @@ def tensor(box: Lattice, white: Floats) -> list[Floats]:
     """
     x, y, z = np.broadcast_arrays(*(p.numpy() for p in box.points()))
     zero = np.zeros_like(x)
-    fields: list[tuple[Floats, tuple[Floats, Floats, Floats]]] = []
+    fields: list[tuple[Any, tuple[Any, Any, Any]]] = []  # weight and direction
     # corpus callosum: across, its ends bent to the poles
     arch = np.hypot((y + 4.0) / 40.0, (z - 2.0) / 24.0)
     callosum = np.exp(-(((arch - 1.0) / 0.35) ** 2)) * (z > -12)

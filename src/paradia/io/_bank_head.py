@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from paradia.io._bank_lattice import Bools, Floats, Lattice, distance, smooth
+from paradia.io._bank_lattice import Floats, Lattice, distance, smooth
 from paradia.simulate._shapes import Point, ellipsoid, join, superellipsoid, tube
 
 At = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -83,7 +83,7 @@ def _skin(box: Lattice, at: At, mean: Floats) -> Floats:
 def _cavities(at: At) -> tuple[Floats, Floats, torch.Tensor]:
     """Paranasal sinuses and mastoid cells; nose, mouth, throat and ear canals; eyes."""
     x, y, z = at
-    total = torch.full((1.0, 1.0, 1.0), -99.0)
+    total = torch.full((1, 1, 1), -99.0)
     for centre, semi in _SINUSES:
         total = torch.maximum(total, ellipsoid(at, centre, semi))
     septa = 0.9 * torch.sin(x * 1.1) * torch.sin(y * 0.42 + 0.3 * z)  # ethmoid cells
@@ -174,6 +174,3 @@ def spinal(at: At) -> tuple[torch.Tensor, torch.Tensor]:
     """Return distances into the cord and its sheath of water below the template's brain."""
     path: list[Point] = [(0.0, -42.0, -62.0), (0.0, -46.0, -76.0), (0.0, -45.0, -110.0), (0.0, -48.0, -260.0)]
     return tube(at, path, [7.5, 6.2, 5.8, 5.8]), tube(at, path, [11.0, 10.0, 9.0, 9.0])
-
-
-__all__ = ["Bools", "draw", "spinal"]

@@ -49,6 +49,10 @@ class Acquisition:
         What the sidecar of the first image says.
     oriented
         Whether the header says how the subject lay; without, the affine is made up.
+    spin_echo
+        Magnitudes of the spin echoes of the same head on the same grid, float32, (echo, x, y, z), where there are any.
+    spin_echo_scan
+        Their echo times.
     """
 
     magnitude: Tensor
@@ -63,6 +67,16 @@ class Acquisition:
     nonfinite: Tensor | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     oriented: bool = True
+    spin_echo: Tensor | None = None
+    spin_echo_scan: Scan | None = None
+
+    @property
+    def board(self) -> dict[str, Any]:
+        """The data that a run begins with, by their names."""
+        found: dict[str, Any] = {name: getattr(self, name) for name in ("magnitude", "phase", "grid", "scan")}
+        if self.spin_echo is not None:
+            found |= {"spin_echo_magnitude": self.spin_echo, "spin_echo_scan": self.spin_echo_scan}
+        return found
 
 
 def load_mask(path: Path, acquisition: Acquisition) -> Tensor:

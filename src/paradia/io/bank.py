@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -90,7 +91,7 @@ def _package(name: str) -> Path:
 def _image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Read an image and its affine."""
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         return np.asarray(image.dataobj, dtype=np.float32), image.affine
     except (OSError, nib.filebasedimages.ImageFileError) as error:
         raise FileError(f"{path} cannot be read ({error}). Install nilearn 0.14.1 and pydeface 2.1.0.") from error
@@ -223,7 +224,8 @@ def _to(values: Floats, source: Lattice, target: Lattice) -> Floats:
 def _widening(ventricles: Floats, hull: Floats) -> list[Floats]:
     """Push away from the middle of the ventricles, less with distance, nothing at the brain's surface."""
     flat = smooth(ventricles, 0.7)
-    slope = np.stack(np.gradient(flat, 4.0))
+    slopes: Any = np.gradient(flat, 4.0)
+    slope = np.stack(slopes)
     away = -slope / np.maximum(np.linalg.norm(slope, axis=0), 0.25)
     out = (-flat).clip(0)
     share = np.exp(-((out / 20.0) ** 2)) * np.clip(1.0 - flat / 5.0, 0, 1) * np.clip(hull / 14.0, 0, 1)

@@ -15,8 +15,10 @@ from paradia.errors import FileError, InputError, MaskError, MetadataError, Phas
 from paradia.io.acquisition import Acquisition
 from paradia.io.loose import from_files
 from paradia.io.sidecar import read_json, stem
+from paradia.io.spinecho import with_spin_echoes
 
 SUFFIXES = ("MEGRE", "GRE", "T2starw")
+SPIN_ECHOES = "MESE"
 PARTS = {"mag": "magnitude", "phase": "phase", "real": "real", "imag": "imaginary"}
 IMAGES = (".nii", ".nii.gz")
 
@@ -39,6 +41,8 @@ class Entry:
         Images.
     masks
         Folder of derivatives that holds the user's masks.
+    spin_echo
+        Magnitudes of the multi-echo spin-echo scan of the same session, in the order of their echoes, where there is one.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Entry:
     imaginary: tuple[Path, ...] = ()
     masks: Path | None = None
     echoes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    spin_echo: tuple[Path, ...] = ()
 
     @property
     def subject(self) -> str:
@@ -122,13 +127,15 @@ def find(
     return entries
 
 
-def load(entry: Entry, **reading: Any) -> Acquisition:
-    """Read an acquisition.
+def load(entry: Entry, *, register: bool = False, **reading: Any) -> Acquisition:
+    """Read an acquisition, and the spin echoes of its session onto its grid.
 
     Parameters
     ----------
     entry
         What `find` found.
+    register
+        Whether the head may have moved between gradient and spin echoes: register them, not only resample.
     **reading
         ``phase_units``, ``flip_sign``, ``echo_times``, ``b0``, ``b0_dir`` as in `from_files`.
 
@@ -153,8 +160,10 @@ def load(entry: Entry, **reading: Any) -> Acquisition:
     mask = None if entry.masks is None else find_mask(entry, entry.masks)
     reading = {**reading, "mask": mask, "name": entry.name, "root": entry.root}
     if polar:
-        return from_files(entry.magnitude, entry.phase, **reading)
-    return from_files((), (), real=entry.real, imaginary=entry.imaginary, **reading)
+        scan = from_files(entry.magnitude, entry.phase, **reading)
+    else:
+        scan = from_files((), (), real=entry.real, imaginary=entry.imaginary, **reading)
+    return with_spin_echoes(scan, entry.spin_echo, register=register, root=entry.root) if entry.spin_echo else scan
 
 
 def find_mask(entry: Entry, masks: Path) -> Path:
@@ -244,7 +253,7 @@ def _group(root: Path, paths: list[Path], masks: Path | None) -> list[Entry]:
     shared: dict[tuple[str, str], dict[str, str]] = {}
     for path in paths:
         suffix = stem(path).rpartition("_")[2]
-        if suffix not in SUFFIXES or not path.name.endswith(IMAGES):
+        if suffix not in (*SUFFIXES, SPIN_ECHOES) or not path.name.endswith(IMAGES):
             continue
         entities = _entities(path)
         part = PARTS.get(entities.pop("part", "mag"))
@@ -255,15 +264,33 @@ def _group(root: Path, paths: list[Path], masks: Path | None) -> list[Entry]:
         key = ("_".join(f"{k}-{v}" for k, v in entities.items()), suffix)
         groups[key][part].append((int(echo), path))
         shared[key] = entities
-    names = [name for name, _ in groups]
+    spin = [(shared[key], parts["magnitude"]) for key, parts in sorted(groups.items()) if key[1] == SPIN_ECHOES and parts["magnitude"]]
+    names = [name for name, suffix in groups if suffix != SPIN_ECHOES]
     entries = []
     for key, parts in sorted(groups.items()):
+        if key[1] == SPIN_ECHOES:
+            continue
         name = key[0] if names.count(key[0]) == 1 else f"{key[0]}_{key[1]}"
         rows = {part: sorted(files) for part, files in parts.items()}
         files = {part: tuple(path for _, path in row) for part, row in rows.items()}
         numbers = {part: tuple(echo for echo, _ in row) for part, row in rows.items()}
-        entries.append(Entry(name, root, shared[key], **files, masks=masks, echoes=numbers))
+        other = _spin_echoes(name, shared[key], spin)
+        entries.append(Entry(name, root, shared[key], **files, masks=masks, echoes=numbers, spin_echo=other))
     return entries
+
+
+def _spin_echoes(name: str, entities: dict[str, str], groups: list[tuple[dict[str, str], list[tuple[int, Path]]]]) -> tuple[Path, ...]:
+    """Find the spin echoes of a session: the only ones there are, or those whose entities agree with the acquisition's."""
+    same = [(own, files) for own, files in groups if all(own.get(key) == entities.get(key) for key in ("sub", "ses"))]
+    if len(same) > 1:
+        alike = [(own, files) for own, files in same if own == entities]
+        if len(alike) != 1:
+            logger.warning(
+                "%s has %d multi-echo spin-echo scans in its session, and none was used: it cannot be told which", name, len(same)
+            )
+            return ()
+        same = alike
+    return tuple(path for _, path in sorted(same[0][1])) if same else ()
 
 
 def _worth_it(entries: list[Entry]) -> list[Entry]:

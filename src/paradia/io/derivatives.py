@@ -19,6 +19,8 @@ BIDS_VERSION = "1.10.0"
 
 PPM_SIGN = "Paramagnetic is positive: veins and deep grey matter are bright."
 
+MAGNITUDE = "Given as a magnitude, 0 or more; χ = χ+ − χ−."
+
 
 class Output(NamedTuple):
     """How a map is named and what its numbers are."""
@@ -51,6 +53,21 @@ OUTPUTS: Mapping[str, Output] = MappingProxyType(
         "r2_noise": Output("desc-noise_R2map", "1/s", "standard deviation of R2"),
         "r2prime": Output("R2primemap", "1/s", "reversible transverse relaxation rate R2′"),
         "r2prime_noise": Output("desc-noise_R2primemap", "1/s", "standard deviation of R2′"),
+        "rate_residual": Output(
+            "desc-residual_R2primemap", "1/s", "what both sources leave unexplained of the reversible transverse relaxation rate"
+        ),
+        "chi_pos": Output("desc-paramagnetic_Chimap", "ppm", "paramagnetic part of magnetic susceptibility", PPM_SIGN),
+        "chi_neg": Output("desc-diamagnetic_Chimap", "ppm", "diamagnetic part of magnetic susceptibility", MAGNITUDE),
+        "chi_pos_noise": Output("desc-paramagneticNoise_Chimap", "ppm", "standard deviation of the paramagnetic part of susceptibility"),
+        "chi_neg_noise": Output("desc-diamagneticNoise_Chimap", "ppm", "standard deviation of the diamagnetic part of susceptibility"),
+        "chi_pos_band": Output("desc-paramagneticBand_Chimap", "ppm", "half of the range of the paramagnetic part as relaxivities vary"),
+        "chi_neg_band": Output("desc-diamagneticBand_Chimap", "ppm", "half of the range of the diamagnetic part as relaxivities vary"),
+        "closed_pos": Output("desc-paramagneticClosedForm_Chimap", "ppm", "paramagnetic part by the closed form", PPM_SIGN),
+        "closed_neg": Output("desc-diamagneticClosedForm_Chimap", "ppm", "diamagnetic part by the closed form", MAGNITUDE),
+        "disagreement": Output(
+            "desc-disagreement_Chimap", "ppm", "root mean square difference between both sources and those of the closed form"
+        ),
+        "field_residual": Output("desc-sourceResidual_localfield", "ppm", "what both sources leave of the local field", PPM_SIGN),
         "t2star": Output("T2starmap", "s", "transverse relaxation time T2*"),
         "swi": Output("swi", "arbitrary", "susceptibility-weighted magnitude"),
         "minip": Output(
@@ -60,13 +77,16 @@ OUTPUTS: Mapping[str, Output] = MappingProxyType(
 )
 """Every map by the name of its data."""
 
-NUMBERS: Mapping[str, str] = MappingProxyType({"novelty": "Novelty", "field_novelty": "FieldNovelty"})
+NUMBERS: Mapping[str, str] = MappingProxyType({"novelty": "Novelty", "field_novelty": "FieldNovelty", "source_novelty": "SourceNovelty"})
 """Results that are numbers, not maps, and what sidecars call them."""
 
 NOT_IN_BIDS = (
     "*_fieldmap.*",
     "*_localfield.*",
     "*_desc-noise_*",
+    "*_desc-paramagneticNoise_*",
+    "*_desc-diamagneticNoise_*",
+    "*_desc-disagreement_*",
     "*_R2primemap.*",
     "*_desc-offset_*",
     "*_swi.*",

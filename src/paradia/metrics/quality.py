@@ -97,7 +97,7 @@ def _noise(board: Board) -> float:
 
 def _novelty(board: Board) -> float:
     """Take the strangest of what networks were shown; NaN where none was asked."""
-    found = [float(board[name]) for name in ("field_novelty", "novelty") if board.get(name) is not None]
+    found = [float(board[name]) for name in ("field_novelty", "novelty", "source_novelty") if board.get(name) is not None]
     return max(found, default=math.nan)
 
 

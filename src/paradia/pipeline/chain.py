@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from paradia.errors import InputError, UnknownKnobError, UnknownMethodError, nearest
@@ -79,8 +80,8 @@ def reads(protocol: Protocol) -> tuple[list[str], list[str]]:
     needs: list[str] = []
     uses: list[str] = []
     for step in protocol.steps:
-        needs += [name for name in step.loaded.needs if name not in {*there, *needs}]
-        uses += [name for name in step.loaded.takes if name not in {*there, *uses}]
+        needs += [name for name in step.needs if name not in {*there, *needs}]
+        uses += [name for name in step.takes.values() if name not in {*there, *uses}]
         there |= set(step.loaded.gives)
     return needs, [name for name in uses if name not in needs]
 
@@ -95,18 +96,18 @@ def with_knobs(protocol: Protocol, knobs: Mapping[str, Any]) -> Protocol:
     InputError
         Several have.
     """
-    turned: dict[str, dict[str, Any]] = {step.stage: {} for step in protocol.steps}
+    turned = [dict(step.knobs) for step in protocol.steps]
     for name, value in knobs.items():
         place, _, knob = name.rpartition(".")
-        owners = [step.stage for step in protocol.steps if knob in step.loaded.knobs and place in ("", step.stage)]
+        owners = [n for n, step in enumerate(protocol.steps) if knob in step.settings and place in ("", step.stage)]
         if not owners:
-            known = {k for step in protocol.steps for k in step.loaded.knobs}
+            known = {k for step in protocol.steps for k in step.settings}
             raise UnknownKnobError(f"{protocol.name} has no knob {name!r}. {nearest(knob, known)}")
         if len(owners) > 1:
-            raise InputError(f"{' and '.join(owners)} both have a knob {knob!r}. Write {owners[0]}.{knob} or {owners[1]}.{knob}.")
+            first, second, *_ = (protocol.steps[n].stage for n in owners)
+            raise InputError(f"{first} and {second} both have a knob {knob!r}. Write {first}.{knob} or {second}.{knob}.")
         turned[owners[0]][knob] = value
-    steps = tuple(Step(step.stage, step.method, {**step.knobs, **turned[step.stage]}) for step in protocol.steps)
-    return Protocol(protocol.name, protocol.description, steps)
+    return replace(protocol, steps=tuple(replace(step, knobs=given) for step, given in zip(protocol.steps, turned, strict=True)))
 
 
 def _asked(steps: Sequence[Step], chosen: Mapping[str, str]) -> list[Step]:

@@ -38,6 +38,8 @@ class StepRecord:
     cached: bool = False
     part: str = ""
     """Which of two passes it belongs to."""
+    on: str = ""
+    """Which further scan of the head it worked on."""
 
 
 @dataclass(slots=True)
@@ -157,6 +159,16 @@ class _Run:
 
     def _do(self, step: Step, part: str) -> None:
         data, outcome = self.data, self.outcome
+        wanted, step = step, step.fitting(data)
+        missing = [name for name in step.needs if name not in data]
+        if missing and STAGES[step.stage].optional:
+            absent = ", ".join(missing)
+            outcome.messages.append(f"{step.stage} was left out: {step.stage} {step.method} needs {absent}, and no earlier step gave it.")
+            self.progress(step, "skipped", 0.0)
+            return
+        if step.method != wanted.method:
+            absent = " and no ".join(name for name in wanted.needs if name not in data)
+            outcome.messages.append(f"{step.stage} by {step.method} instead of {wanted.method}: there is no {absent}.")
         try:
             given, record, key = _one(step, data, self.digests, self.store, self.device, self.progress, outcome.messages)
         except InputError as error:
@@ -187,7 +199,7 @@ def _one(
     messages: list[str],
 ) -> tuple[dict[str, Any], StepRecord, str]:
     """Take a step's result from the store, or make it and keep it."""
-    key = step_key(step, {name: digests[name] for name in step.loaded.takes if name in digests}, device)
+    key = step_key(step, {name: digests[place] for name, place in step.takes.items() if place in digests}, device)
     kept = store.load(key, device) if store else None
     if kept is not None:
         tensors, saved = kept
@@ -207,7 +219,7 @@ def _one(
     for sentence in said:
         log.warning(sentence)
     messages += said
-    record = StepRecord(step.stage, step.method, step.settings, step.loaded.cite, tuple(given), seconds)
+    record = StepRecord(step.stage, step.method, step.settings, step.loaded.cite, tuple(given), seconds, on=step.on)
     if store:
         store.save(key, given, {"messages": said, "step": asdict(record)})
     progress(step, "done", seconds)

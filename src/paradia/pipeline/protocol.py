@@ -8,8 +8,10 @@
     method = "romeo"
     template = 2
 
-One table a stage, in the order in which they run; every other key of a table is a knob. With ``two_pass = true`` at the
-top, background and inversion are done for the reliable voxels first and then for all (`paradia.pipeline.twopass`).
+One table a stage, in the order in which they run; every other key of a table is a knob. Several tables of one stage are
+written ``[[relaxometry]]`` and run one after the other. ``on = "spin_echo"`` in a table has its method work on the spin
+echoes of the same head, ``otherwise`` names the method that takes over where data are missing. With ``two_pass = true`` at
+the top, background and inversion are done for the reliable voxels first and then for all (`paradia.pipeline.twopass`).
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from paradia.pipeline.step import Step
 from paradia.registry import STAGES
 
 DEFAULT = "consensus"
+
+RESERVED = ("method", "on", "otherwise")
+"""Keys of a table that are no knobs."""
 
 
 @dataclass(frozen=True)
@@ -77,16 +82,21 @@ class Protocol:
         if not isinstance(two_pass, bool):
             raise InputError(f"two_pass in the protocol {name} must be true or false, got {two_pass!r}.")
         steps = []
-        for key, knobs in table.items():
-            if key not in STAGES or not isinstance(knobs, dict):
-                raise UnknownProtocolError(f"{key!r} in the protocol {name} is no stage. {nearest(key, STAGES)}")
-            if "method" not in knobs:
-                raise UnknownProtocolError(f'[{key}] in the protocol {name} names no method. Add a line: method = "…"')
-            steps.append(Step(key, knobs["method"], {k: v for k, v in knobs.items() if k != "method"}))
+        for key, value in table.items():
+            tables = value if isinstance(value, list) and value else [value]
+            for knobs in tables:
+                if key not in STAGES or not isinstance(knobs, dict):
+                    raise UnknownProtocolError(f"{key!r} in the protocol {name} is no stage. {nearest(key, STAGES)}")
+                if "method" not in knobs:
+                    raise UnknownProtocolError(f'[{key}] in the protocol {name} names no method. Add a line: method = "…"')
+                told = {word: str(knobs.get(word, "")) for word in ("on", "otherwise")}
+                steps.append(Step(key, knobs["method"], {k: v for k, v in knobs.items() if k not in RESERVED}, **told))
         return cls(name, description, tuple(steps), two_pass)
 
     def turned(self, settings: Iterable[str]) -> Protocol:
         """Return the protocol with knobs turned, each given as ``stage.knob=value`` or ``stage.method=name``.
+
+        Of several tables of a stage the first that has the knob is meant; ``stage.method.knob=value`` names another.
 
         Raises
         ------
@@ -105,11 +115,14 @@ class Protocol:
         return protocol
 
     def _turn(self, stage: str, knob: str, value: Any) -> Protocol:
-        names = [step.stage for step in self.steps]
-        if stage not in names:
-            raise UnknownProtocolError(f"the protocol {self.name} has no stage {stage!r}. {nearest(stage, names)}")
-        old = self.steps[names.index(stage)]
-        new = Step(stage, str(value)) if knob == "method" else Step(stage, old.method, {**old.knobs, knob: value})
+        steps = [step for step in self.steps if step.stage == stage]
+        if not steps:
+            raise UnknownProtocolError(f"the protocol {self.name} has no stage {stage!r}. {nearest(stage, [s.stage for s in self.steps])}")
+        method, dot, rest = knob.partition(".")
+        if dot:  # stage.method.knob, where a stage has several tables
+            steps, knob = [step for step in steps if step.method == method] or steps, rest
+        old = next((step for step in steps if knob in step.settings), steps[0])
+        new = Step(stage, str(value), on=old.on) if knob == "method" else replace(old, knobs={**old.knobs, knob: value})
         return replace(self, steps=tuple(new if step is old else step for step in self.steps))
 
     def without(self, stages: Sequence[str]) -> Protocol:
@@ -118,14 +131,20 @@ class Protocol:
 
     def record(self) -> dict[str, Any]:
         """Return every step with every setting, ready for JSON."""
-        steps = [{"stage": s.stage, "method": s.method, "settings": s.settings, "cite": s.loaded.cite} for s in self.steps]
+        steps = [
+            {"stage": s.stage, "method": s.method, "settings": s.settings, "cite": s.loaded.cite}
+            | {word: getattr(s, word) for word in ("on", "otherwise") if getattr(s, word)}
+            for s in self.steps
+        ]
         return {"name": self.name, "description": self.description, "two_pass": self.two_pass, "steps": steps}
 
     def toml(self) -> str:
         """Return the protocol as TOML with every knob written out; it reads back to the same steps."""
         lines = [f"description = {_toml(self.description)}", *(["two_pass = true"] if self.two_pass else [])]
         for step in self.steps:
-            lines += ["", f"[{step.stage}]", f"method = {_toml(step.method)}"]
+            one = sum(other.stage == step.stage for other in self.steps) == 1
+            lines += ["", f"[{step.stage}]" if one else f"[[{step.stage}]]", f"method = {_toml(step.method)}"]
+            lines += [f"{word} = {_toml(getattr(step, word))}" for word in ("on", "otherwise") if getattr(step, word)]
             lines += [f"{knob} = {_toml(value)}" for knob, value in step.settings.items() if value is not None]
         return "\n".join(lines) + "\n"
 

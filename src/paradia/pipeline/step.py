@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paradia.errors import InputError, UnknownKnobError, nearest
 from paradia.registry import Method, load
+
+SCANS = ("spin_echo",)
+"""Further scans of the same head that a board may hold."""
+
+ITS_OWN = ("magnitude", "phase", "scan")
+"""Data that every scan has of its own; all else lies on the grid of the first."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,11 @@ class Step:
         Name of the method in the stage.
     knobs
         Knobs that differ from the method's defaults.
+    on
+        Another scan of the same head whose magnitude, phase and scan the method works on, such as ``spin_echo``: it is given
+        ``spin_echo_magnitude`` as its ``magnitude``. Nothing is the scan that all began with.
+    otherwise
+        A method of the stage that does this where data are missing that the first needs.
 
     Raises
     ------
@@ -32,9 +43,13 @@ class Step:
     stage: str
     method: str
     knobs: Mapping[str, Any] = field(default_factory=dict)
+    on: str = ""
+    otherwise: str = ""
 
     def __post_init__(self) -> None:
-        known = self.loaded.knobs
+        if self.on and self.on not in SCANS:
+            raise InputError(f"{self.stage} {self.method} is to work on {self.on!r}, which is no scan. {nearest(self.on, SCANS)}")
+        known = {*self.loaded.knobs, *(load(self.stage, self.otherwise).knobs if self.otherwise else ())}
         for name in self.knobs:
             if name not in known:
                 raise UnknownKnobError(f"{self.method} has no knob {name!r}. {nearest(name, known)}")
@@ -50,7 +65,30 @@ class Step:
     @property
     def settings(self) -> dict[str, Any]:
         """Every knob with the value it will have."""
-        return {**self.loaded.knobs, **self.knobs}
+        other = load(self.stage, self.otherwise).knobs if self.otherwise else {}
+        return {**other, **self.loaded.knobs, **self.knobs}
+
+    @property
+    def takes(self) -> dict[str, str]:
+        """Names of the data on the board by the names that the method has for them."""
+        return {name: f"{self.on}_{name}" if self.on and name in ITS_OWN else name for name in self.loaded.takes}
+
+    @property
+    def needs(self) -> list[str]:
+        """Names of the data on the board that it cannot do without."""
+        return [self.takes[name] for name in self.loaded.needs]
+
+    def fitting(self, there: Container[str]) -> Step:
+        """Return the step as it is done with these data: its own method, or the other one where something is missing."""
+        if self.otherwise and any(name not in there for name in self.needs):
+            return self.alternative
+        return replace(self, otherwise="", knobs={k: v for k, v in self.knobs.items() if k in self.loaded.knobs})
+
+    @property
+    def alternative(self) -> Step:
+        """The same step by the other method, with those of its knobs that this one has too."""
+        known = load(self.stage, self.otherwise).knobs
+        return replace(self, method=self.otherwise, otherwise="", knobs={k: v for k, v in self.knobs.items() if k in known})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the method."""
@@ -69,22 +107,22 @@ class Step:
         Returns
         -------
         dict
-            What the method gives, by name.
+            What the method gives, by name; what it leaves out of it is not there.
 
         Raises
         ------
         InputError
             The method needs data that are not there.
         """
-        missing = [name for name in self.loaded.needs if name not in board]
+        missing = [name for name in self.needs if name not in board]
         if missing:
             raise InputError(
                 f"{self.stage} {self.method} needs {', '.join(missing)}, and no earlier step gives it. "
                 f"There is: {', '.join(sorted(board))}."
             )
-        data = {name: board[name] for name in self.loaded.takes if name in board}
+        data = {name: board[place] for name, place in self.takes.items() if place in board}
         extra = {"callback": callback} if callback is not None and self.loaded.reports_progress else {}
         result = self.loaded.function(**data, **self.knobs, **extra)
         if hasattr(result, "_asdict"):
-            return dict(result._asdict())
+            return {name: value for name, value in result._asdict().items() if value is not None}
         return {self.loaded.gives[0]: result}

@@ -23,6 +23,7 @@ NAMES = {
     "contrast": "Susceptibility-weighted imaging",
     "two_pass": "Two passes",
     "reference": "Referencing",
+    "separation": "Source separation",
 }
 """Names of the stages as papers have them; another stage goes by its own."""
 

@@ -38,16 +38,44 @@ TITLES = {
         "What χ leaves of the field",
         "Noise where all is well; anatomy in it was missed, or that field is no susceptibility's.",
     ),
-    "r2star": ("R2*", "Transverse relaxation rate."),
+    "chi_pos": ("Paramagnetic χ+", "Iron is bright: deep grey matter and veins. Calcification and myelin should be dark."),
+    "closed_pos": ("χ+ by the closed form", "The same data solved in every voxel, in the same window: compare what the method added."),
+    "chi_neg": ("Diamagnetic χ−, as a magnitude", "Myelin and calcification are bright: white matter. Iron and veins should be dark."),
+    "closed_neg": ("χ− by the closed form", "Likewise, in the window of χ−."),
+    "disagreement": (
+        "Disagreement with the closed form",
+        "Root mean square difference over both sources: noise that the network took away, and what it knows or gets wrong.",
+    ),
+    "chi_pos_noise": ("Uncertainty of χ+", "Standard deviation as the network judges it: two thirds of the errors are smaller."),
+    "chi_neg_noise": ("Uncertainty of χ−", "Standard deviation as the network judges it."),
+    "chi_pos_band": ("How far χ+ follows the relaxivity", "Half of the range of χ+ while both relaxivities go down and up."),
+    "chi_neg_band": ("How far χ− follows the relaxivity", "Likewise for χ−."),
+    "field_residual": ("What both sources leave of the field", "Noise where all is well."),
+    "rate_residual": ("What both sources leave of the rate", "Noise where all is well; anatomy in it is decay of another kind."),
+    "r2star": ("R2*", "Transverse relaxation rate of the gradient echoes."),
+    "r2": ("R2", "Transverse relaxation rate of the spin echoes."),
+    "r2prime": ("R2′", "What of R2* a refocusing pulse brings back: R2* − R2."),
     "swi": ("Susceptibility-weighted image", "Veins and iron are dark; close to air, so is what the phase filter could not follow."),
     "minip": ("Minimum-intensity projection", "The least value over a slab around every slice: veins join up."),
 }
 """Heading and what to look for, by the name of the data; the order of the page, χ apart."""
 
-RESULT = ("chi", "chi_noise", "residual")
+SOURCES = (
+    *("chi_pos", "closed_pos", "chi_neg", "closed_neg", "disagreement", "chi_pos_noise", "chi_neg_noise"),
+    *("chi_pos_band", "chi_neg_band", "field_residual", "rate_residual"),
+)
+"""What is shown of a separation."""
+
+TOGETHER = {"closed_pos": "chi_pos", "closed_neg": "chi_neg"}
+"""Maps that are shown in the window of another."""
+
+RESULT = ("chi", "chi_noise", "residual", *SOURCES)
 """What is shown first."""
 
-IN_PPB = ("noise", "chi_noise", "local_noise", "residual")
+IN_PPB = (
+    *("noise", "chi_noise", "local_noise", "residual", "chi_pos_noise", "chi_neg_noise", "chi_pos_band", "chi_neg_band"),
+    *("disagreement", "field_residual"),
+)
 """Maps in ppm whose numbers are easier to read in parts per billion."""
 
 
@@ -151,11 +179,13 @@ def _plates(arrays: Mapping[str, NDArray], local: NDArray, layout: Layout, recor
             picture = figures.echoes(volume, mask, layout, look, times)
         else:
             assert look is not None
-            inside = local if name in ("local_field", "local_noise", "chi", "chi_noise", "residual") else mask
+            inside = local if name in ("local_field", "local_noise", *RESULT) else mask
             if name in IN_PPB:
                 volume = volume * 1000
             if name == "chi":
                 look = replace(look, window=_chi_window(volume[inside]))
+            if name in TOGETHER and TOGETHER[name] in arrays:  # one window, so that what differs is the map
+                look = replace(look, window=figures.choose_window(arrays[TOGETHER[name]][inside], look))
             picture = figures.strip(volume, inside, layout, look)
         yield Plate(name, title, caption, _alt(title, picture, look), picture)
 

@@ -42,6 +42,10 @@ class StepLike(Protocol):
     def part(self) -> str:
         """Which of two passes it belongs to; empty where there is one."""
 
+    @property
+    def on(self) -> str:
+        """Which images it worked on, where not the gradient echoes; empty otherwise."""
+
 
 @dataclass(frozen=True)
 class RunRecord:

@@ -93,7 +93,9 @@ def learned(
     check_voxels(given.grid, net)
     if not (field.any() or rate.any()):
         empty = torch.zeros_like(like)
-        return LearnedSeparation(*[empty] * 9, like.new_zeros(()), *[empty if asked.band else None] * 2)
+        band = empty if asked.band else None
+        nothing = (empty, empty, empty, empty, empty, empty, empty, empty, empty)
+        return LearnedSeparation(*nothing, like.new_zeros(()), band, band)
     chi, strange = _chi(field, noise, given, callback)
     local = window.take(field)
     loud = roughness(local, window.mask).expand(local.shape) if noise is None else window.take(noise)
@@ -108,9 +110,12 @@ def learned(
     closed = torch.stack(split(held.chi, held.rate, *dr, 1.0)) * held.mask
     apart = (found.value - closed).square().mean(0).sqrt()
     images = [*found.value, *found.deviation, *unmet(found.value, held), *closed, apart]
-    maps = [window.put(image).to(like) for image in images]
-    band = [window.put(image).to(like) for image in _band(ask, found, held, asked.band)] if asked.band else [None, None]
-    return LearnedSeparation(*maps, like.new_tensor(max(found.novelty, strange)), *band)
+    put = tuple(window.put(image).to(like) for image in images)
+    maps = LearnedSeparation._make((*put, like.new_tensor(max(found.novelty, strange))))
+    if not asked.band:
+        return maps
+    wide = [window.put(image).to(like) for image in _band(ask, found, held, asked.band)]
+    return maps._replace(chi_pos_band=wide[0], chi_neg_band=wide[1])
 
 
 def _inside(image: Tensor, mask: Tensor) -> Tensor:

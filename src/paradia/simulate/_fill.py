@@ -22,6 +22,9 @@ _STEM = -64.0
 _FAR = 20.0
 """Stands for any distance that is large enough, mm."""
 
+_SLAB = 500_000
+"""Voxels filled at a time."""
+
 
 class Shifts:
     """Smooth random shifts of surfaces, functions of the place in the bank, and how far a subject's surfaces lie off as a whole."""
@@ -59,32 +62,46 @@ def fill(bank: Bank, deformation: Deformation, axes: Sequence[Tensor], shifts: S
         How this subject's surfaces differ.
     """
     shape = [len(axis) for axis in axes]
-    points = deformation.on(axes)
-    labels = torch.zeros(points.shape[0], dtype=torch.uint8, device=points.device)
-    mask = torch.zeros_like(labels, dtype=torch.bool)
-    detail = torch.zeros_like(points[:, 0])
-    zone = _zones(bank, deformation, axes)
+    device = axes[0].device
+    labels = torch.zeros(shape, dtype=torch.uint8, device=device)
+    mask = torch.zeros(shape, dtype=torch.bool, device=device)
+    detail = torch.zeros(shape, device=device)
+    zones = _zones(bank, deformation).to(device)
+    thick = max(_SLAB // (shape[1] * shape[2]), 1)
+    for first in range(0, shape[0], thick):  # slabs stay in the processor's cache
+        part = slice(first, first + thick)
+        slab = [axes[0][part], axes[1], axes[2]]
+        _slab(labels[part].view(-1), mask[part].view(-1), detail[part].view(-1), _spread(zones, slab), deformation.on(slab), bank, shifts)
+    return Filled(labels, mask, detail)
+
+
+def _slab(labels: Tensor, mask: Tensor, detail: Tensor, zone: Tensor, points: Tensor, bank: Bank, shifts: Shifts) -> None:
+    """Fill some voxels."""
     shell = (zone == 2).nonzero()[:, 0]
-    skin, inside, hull = sample(bank.head, points[shell], slice(0, 3))
+    place = points[shell]
+    skin, inside, hull = sample(bank.head, place, slice(0, 3))
     outer = ((skin > -3) & (inside < 0.1)).nonzero()[:, 0]
-    labels[shell[outer]] = _outside(points[shell[outer]], skin[outer], inside[outer], bank, shifts)
+    labels[shell[outer]] = _outside(place[outer], skin[outer], inside[outer], bank, shifts)
     inner = (inside > 0).nonzero()[:, 0]
     core = (zone == 1).nonzero()[:, 0]
-    within = torch.cat([shell[inner], core])
     far = torch.full((len(core),), _FAR, device=points.device)
+    within = torch.cat([shell[inner], core])
     labels[within], mask[within], detail[within] = _brain(
         points[within], torch.cat([inside[inner], far]), torch.cat([hull[inner], far]), bank, shifts
     )
-    return Filled(labels.reshape(shape), mask.reshape(shape), detail.reshape(shape))
 
 
-def _zones(bank: Bank, deformation: Deformation, axes: Sequence[Tensor]) -> Tensor:
-    """Sort voxels by the nearest knot, so that few need every map: 0 far outside, 1 well inside the brain, 2 all else."""
+def _zones(bank: Bank, deformation: Deformation) -> Tensor:
+    """Sort the knots, so that few voxels near them need every map: 0 far outside, 1 well inside the brain, 2 all else."""
     skin, inside, hull = sample(bank.head, deformation.at_knots(), slice(0, 3))
     zone = torch.full_like(skin, 2, dtype=torch.uint8)
     zone[skin < -14] = 0
     zone[(inside > 8) & (hull > 8)] = 1
-    zone = zone.reshape(SHAPE).to(axes[0].device)
+    return zone.reshape(SHAPE)
+
+
+def _spread(zone: Tensor, axes: Sequence[Tensor]) -> Tensor:
+    """Give voxels what the nearest knots have."""
     for axis, (values, low, count) in enumerate(zip(axes, LOW, SHAPE, strict=True)):
         zone = zone.index_select(axis, ((values - low) / STEP).round().long().clamp(0, count - 1))
     return zone.reshape(-1)

@@ -26,12 +26,25 @@ class Pool(NamedTuple):
     field: Tensor
 
 
-def seen_only(pool: Pool, gre: Gre, dropout: float, phases: tuple[Tensor, Tensor]) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
-    """Keep only voxels that give signal: their places, maps with the offset, the readout's phase, and the field's change across them."""
+class Seen(NamedTuple):
+    """Protons that give signal, voxel by voxel. All (n,)."""
+
+    where: Tensor
+    """Index into the flattened volume."""
+    pool: Pool
+    offset: Tensor
+    ramp: Tensor
+    """Phase of the readout's direction."""
+    across: list[Tensor]
+    """Change of the field across the voxel, axis by axis."""
+
+
+def seen_only(pool: Pool, gre: Gre, dropout: float, phases: tuple[Tensor, Tensor]) -> Seen:
+    """Leave out voxels that give no signal."""
     where = (pool.magnitude.flatten() != 0).nonzero()[:, 0]
     offset, ramp = (phase.flatten()[where] for phase in phases)
     across = [change.flatten()[where] for change in _slopes(pool.field, gre.dephasing, dropout)]
-    return where, [*(part.flatten()[where] for part in pool), offset], ramp, across
+    return Seen(where, Pool._make(part.flatten()[where] for part in pool), offset, ramp, across)
 
 
 def _slopes(field: Tensor, dephasing: bool, dropout: float) -> list[Tensor]:

@@ -68,8 +68,8 @@ def draw(axes: list[Tensor], deformation: Deformation, bank: Bank, generator: to
         for side in _SIDES:
             _tube(arteries, frame, deformation, _course([(side * x, y, z) for x, y, z in path], 0.6, generator), radii)
     for tree in (_sinuses(generator, bank), _deep(generator), _cortical(generator, bank), _medullary(generator)):
-        for path, radii in tree:
-            _tube(veins, frame, deformation, path, radii)
+        for course, calibres in tree:
+            _tube(veins, frame, deformation, course, calibres)
     arteries, veins = arteries * free, veins * free
     labels[arteries > 0.5] = LABELS["artery"]
     veins = veins * (1 - arteries)

@@ -248,6 +248,6 @@ def _gradient_echoes(
     for echo in range(len(gre.echo_times)):
         back = echo % len(ways)
         image = torch.zeros(subject.grid.shape, dtype=torch.complex64, device=total.device).flatten()
-        for where, maps, phase, across in ways[back]:
-            image[where] += gradient_echo(*maps, gre.scan, echo, across=across, extra=back * phase)
+        for seen, pool, offset, ramp, across in ways[back]:
+            image[seen] += gradient_echo(*pool, offset, gre.scan, echo, across=across, extra=back * ramp)
         yield image.view(subject.grid.shape)

@@ -102,7 +102,7 @@ class Traits:
         shear = torch.zeros(3, 3)
         shear[0, 1], shear[0, 2], shear[1, 2] = (0.02 * n[7:10]).tolist()
         self.matrix = _rotation(turn) @ (torch.eye(3) + shear) @ torch.diag(1 / scales)
-        self.widen = min(max(-0.5 + 1.9 * old**1.6 + (0.55 + 0.5 * old) * float(n[10]), -1.2), 4.5)
+        self.widen = min(max(-0.4 + 1.9 * old**1.6 + (0.5 + 0.5 * old) * float(n[10]), -1.0), 4.5)
         """Widening of the ventricles, mm of the bank."""
         self.atrophy = min(max(-0.42 + 0.42 * old + 0.13 * float(n[11]), -0.8), 0.6)
         """How far sulci open, mm on each bank."""

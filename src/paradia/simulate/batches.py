@@ -139,7 +139,7 @@ def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Ex
         if uniform(0, 1) < recipe.lesions:
             kinds = [kind for kind in KINDS if uniform(0, 1) < 0.5]
             tissue, anatomy, _ = draw(tissue, anatomy, seed=seed, kinds=tuple(kinds))
-    anatomy = anatomy._replace(**{k: v.to(device) for k, v in anatomy._asdict().items() if isinstance(v, Tensor)})
+    anatomy = Anatomy._make(part.to(device) if isinstance(part, Tensor) else part for part in anatomy)
     tissue = Maps(*(part.to(device) if isinstance(part, Tensor) else part for part in tissue))
     mask = anatomy.mask
     if recipe.errors:

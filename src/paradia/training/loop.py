@@ -73,9 +73,7 @@ class Pool:
                 files = [f for f in sorted(self._folder.glob("*.safetensors")) if int(f.stem) >= VALIDATION]
                 if not files:
                     raise InputError(f"there are no training volumes in {self._folder}. Write some first: paradia train volumes.")
-                # newest first: what has hardly been seen teaches more
-                bias = torch.rand((), generator=self._generator).pow(0.7)
-                file = files[min(int(bias * len(files)), len(files) - 1)]
+                file = files[int(torch.randint(len(files), (), generator=self._generator))]
                 volume = read(file, self._device)
                 lesson = self._task.lesson(volume, self._state["average"], self._generator)
                 small = Lesson(*(part.half() if part.is_floating_point() else part for part in _scaled(lesson)))
