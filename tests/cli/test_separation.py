@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import affine_transform
 
+from paradia.nets import store
+
 from .conftest import TIMES, describe, save, write_subject
 
 TRAIN = (0.012, 0.024, 0.036, 0.048)
@@ -78,7 +80,7 @@ def test_maps_and_sidecars(label, method, finished, small):
         assert sidecar["EstimationAlgorithm"] == f"separation/{method}"
         assert (sidecar["ParamagneticRelaxivity"], sidecar["DiamagneticRelaxivity"]) == (140, 137)
         assert sidecar["RelaxivityUnits"] == "Hz/ppm"
-        assert set(sidecar["Weights"]) == {"varnet", "sepnet"}
+        assert set(sidecar["Weights"]) == {"sepnet"}
         assert sidecar["SourceNovelty"] == 0
     for sign, word in (("desc-paramagnetic_Chimap", "Paramagnetic is positive"), ("desc-diamagnetic_Chimap", "as a magnitude")):
         image, sidecar = read(finished, label, sign)
@@ -178,6 +180,38 @@ def test_a_single_step_writes_both_maps_and_the_relaxivity(command, small, tmp_p
     assert sidecar["ParamagneticRelaxivity"] == pytest.approx(137 * 7 / 3)
     assert not (tmp_path / "out" / "pos_chi_pos_band.nii.gz").exists()
     assert "SourceNovelty" in sidecar
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("label", "rate"), [("with", "r2prime"), ("without", "r2prime_constant")])
+def test_without_a_network(label, rate, command, study, tmp_path):
+    """The classical protocol needs no weights, with spin echoes and without, and says where R2′ is from."""
+    words = [word if word != "separation" else "separation-classical" for word in QUICK]
+    told = command("run", study, tmp_path / "out", *words, "--participant-label", label)
+    assert told.status == 0, told.err
+    for suffix in ("desc-paramagnetic_Chimap", "desc-diamagnetic_Chimap"):
+        image, sidecar = read(tmp_path / "out", label, suffix)
+        assert sidecar["EstimationAlgorithm"] == "separation/chisep_medi"
+        assert "Weights" not in sidecar
+        assert image.min() == 0
+        assert image.max() > 0.02
+    assert read(tmp_path / "out", label, "R2primemap")[1]["EstimationAlgorithm"] == f"relaxometry/{rate}"
+    page = (tmp_path / "out" / f"sub-{label}.html").read_text()
+    assert ("relaxometry by r2prime_constant instead of r2prime: there is no r2" in page) == (label == "without")
+    assert '<figure id="chi_pos">' in page
+
+
+@pytest.mark.parametrize(
+    ("protocol", "network", "other"), [("separation", "sepnet", "separation-classical"), ("learned", "bgnet", "consensus")]
+)
+def test_missing_weights_are_told_before_anything_is_computed(protocol, network, other, command, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "FOLDER", tmp_path)
+    told = command("run", study, tmp_path / "out", "--protocol", protocol)
+    said = re.sub(r"\s+", " ", told.err)
+    assert told.status != 0
+    assert f"asks the network {network}" in said
+    assert f"Take --protocol {other}, which needs no network" in said
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_tells_of_the_spin_echoes(command, study, tmp_path):

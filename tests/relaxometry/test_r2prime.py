@@ -7,7 +7,10 @@ import torch
 
 from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError, ParadiaWarning
 from paradia.registry import load
-from paradia.relaxometry.r2prime import _check, r2prime
+from paradia.relaxometry._checks import check_rate
+from paradia.relaxometry.r2prime import r2prime
+from paradia.relaxometry.r2prime_constant import r2prime_constant
+from paradia.scan import Scan
 
 SHAPE = (24, 21, 20)
 
@@ -71,7 +74,7 @@ def test_maps_that_do_not_match_are_warned_of(case):
 def test_what_does_not_fit_is_refused(case):
     r2star, r2, mask = case
     with pytest.raises(GeometryError, match="r2 and mask differ in shape"):
-        _check("r2", r2[1:], mask)
+        check_rate("r2", r2[1:], mask)
     with pytest.raises(MaskError, match="the mask is empty"):
         r2prime(r2star, r2, mask & False)
     with pytest.raises(NonFiniteError, match=r"r2star is NaN or Inf in \d+ voxels"):
@@ -80,9 +83,44 @@ def test_what_does_not_fit_is_refused(case):
         r2prime(r2star, r2, mask, None, r2 * torch.nan)
 
 
+@pytest.mark.parametrize(("b0", "usual"), [(3.0, 13.0), (7.0, 19.858)])
+def test_without_spin_echoes_one_r2_is_subtracted_and_its_spread_is_doubt(b0, usual, case):
+    r2star, _, mask = case
+    scan = Scan((0.01,), b0)
+    found = r2prime_constant(r2star, mask, scan, torch.full(SHAPE, 3.0))
+    torch.testing.assert_close(found.r2prime, (r2star - usual).clamp_min(0) * mask, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.r2prime_noise, (9 + (usual / 4) ** 2) ** 0.5 * mask, atol=1e-3, rtol=0)
+    other = r2prime_constant(r2star, mask, scan, torch.full(SHAPE, 3.0), r2=10.0, spread=0.4)
+    torch.testing.assert_close(other.r2prime, (r2star - 10).clamp_min(0) * mask)
+    torch.testing.assert_close(other.r2prime_noise, 5.0 * mask)
+
+
+def test_without_its_noise_that_of_r2star_is_judged(generator):
+    r2star, mask = 30 + 2 * torch.randn(SHAPE, generator=generator), torch.ones(SHAPE, dtype=torch.bool)
+    found = r2prime_constant(r2star, mask, Scan((0.01,), 3.0), spread=0.0)
+    assert float(found.r2prime_noise.mean()) == pytest.approx(2, abs=0.15)
+
+
+def test_a_constant_needs_rates_and_sense(case):
+    r2star, _, mask = case
+    scan = Scan((0.01,), 3.0)
+    with pytest.raises(InputError, match=r"r2star has a median of 0\.0.* multiplied by 1000"):
+        r2prime_constant(r2star / 1000, mask, scan)
+    with pytest.raises(NonFiniteError, match="r2star_noise is NaN"):
+        r2prime_constant(r2star, mask, scan, r2star * torch.nan)
+    for knobs in ({"r2": -1.0}, {"spread": -0.1}):
+        with pytest.raises(InputError, match="neither negative"):
+            r2prime_constant(r2star, mask, scan, **knobs)
+
+
 @pytest.mark.parametrize(
     ("name", "gives"),
-    [("arlo", ("r2star", "r2star_noise")), ("r2_epg", ("r2", "r2_noise")), ("r2prime", ("r2prime", "r2prime_noise"))],
+    [
+        ("arlo", ("r2star", "r2star_noise")),
+        ("r2_epg", ("r2", "r2_noise")),
+        ("r2prime", ("r2prime", "r2prime_noise")),
+        ("r2prime_constant", ("r2prime", "r2prime_noise")),
+    ],
 )
 def test_a_method_says_what_it_gives(name, gives):
     assert load("relaxometry", name).gives == gives

@@ -218,12 +218,15 @@ def test_noise_maps_are_heeded(brain):
 
 @pytest.mark.parametrize("with_magnitude", [False, True])
 def test_the_border_of_the_mask_costs_nothing(with_magnitude):
-    """Even tissue that ends at the mask comes out even: the step to what nobody knows is no slope."""
+    """Even tissue that ends at the mask comes out as it is: the step to what nobody knows is no slope."""
     grid = Grid((22, 21, 20), (1.4, 1.6, 2.0), (0.2, -0.3, 0.93))
     axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in grid.shape], indexing="ij")
-    mask = sum(a.square() for a in axes) < 0.7
-    pos, neg = 0.02 * mask, 0.03 * mask
+    radius = sum(a.square() for a in axes)
+    mask = radius < 0.7
+    pos, neg = 0.02 * mask + 0.1 * (radius < 0.1), 0.03 * mask
     magnitude = (1 + axes[0])[None] if with_magnitude else None
-    found = chisep_medi(Dipole(grid, padding=2)(pos - neg), 137 * (pos + neg), mask, grid, SCAN, magnitude=magnitude, weight=1.0, edges=0.0)
+    field = Dipole(grid, padding=2)(pos - neg)
+    found = chisep_medi(field, 137 * (pos + neg), mask, grid, SCAN, magnitude=magnitude, weight=1.0, edges=0.0, max_iter=200)
+    shell = mask & (radius > 0.45)
     for source, truth in zip(found, (0.02, 0.03), strict=True):
-        assert float((source[mask] - truth).abs().mean()) < 0.001
+        assert float((source[shell] - truth).abs().max()) < 0.0015

@@ -10,13 +10,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
-from paradia.errors import InputError
+from paradia.errors import InputError, WeightsError
+from paradia.nets.store import cards
 from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
 from paradia.registry import STAGES, Method
 
 GIVEN = ("magnitude", "phase", "grid", "scan")
 """Data that every run begins with."""
+
+WITHOUT = {"separation": "separation-classical", "learned": "consensus"}
+"""Protocols that do without networks what others do with them."""
 
 PLAIN = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
 
@@ -43,6 +47,8 @@ def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False,
         As `Protocol.load` says.
     InputError
         A knob of another type, a step that needs what no earlier step gives, or a region for a protocol without χ.
+    WeightsError
+        A network has no weights in this installation; the message names a protocol that needs none.
     """
     chosen = Protocol.load(protocol).turned(settings or ())
     if region:
@@ -50,6 +56,7 @@ def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False,
     chosen = replace(chosen, two_pass=chosen.two_pass or two_pass)
     if not chosen.steps:
         raise InputError(f"the protocol {chosen.name} has no steps. See paradia protocol show for one that has.")
+    check_weights(chosen)
     there = {*GIVEN, *(["mask"] if masked else []), *(["region"] if region else [])}
     for step in chosen.without(["mask"] if masked else []).steps:
         for one in (step, *([step.alternative] if step.otherwise else [])):
@@ -71,6 +78,26 @@ def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False,
             f"{' and '.join(sorted({'noise', 'chi'} - there))}. Add it, or run without two_pass."
         )
     return chosen
+
+
+def check_weights(protocol: Protocol) -> None:
+    """Check that every network of a protocol has its weights, before anything is computed.
+
+    Raises
+    ------
+    WeightsError
+        Weights that this installation does not have.
+    """
+    known = cards()
+    for step in protocol.steps:
+        missing = [name for name in step.networks if name not in known]
+        if missing:
+            other = WITHOUT.get(protocol.name)
+            way = f"Take --protocol {other}, which needs no network." if other else "Take a method without a network."
+            raise WeightsError(
+                f"{step.stage} {step.method} in the protocol {protocol.name} asks the network {' and '.join(missing)}, whose weights are not "
+                f"in this installation of Paradia: they have not been released with it. {way}"
+            )
 
 
 def pick_device(name: str) -> str:

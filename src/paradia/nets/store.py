@@ -20,8 +20,9 @@ FOLDER = Path(__file__).parent / "weights"
 
 
 def cards() -> dict[str, dict[str, Any]]:
-    """Return what ``weights.toml`` says of each network: version, hash, licence, recipe, validation."""
-    return tomllib.loads((FOLDER / "weights.toml").read_text(encoding="utf-8"))
+    """Return what ``weights.toml`` says of each network: version, hash, licence, recipe, validation; nothing before a release."""
+    path = FOLDER / "weights.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 @cache
@@ -47,7 +48,7 @@ def network(name: str, device: str = "cpu") -> UNet3d:
     """
     known = cards()
     if name not in known:
-        raise WeightsError(f"there are no weights named {name!r}. There are: {', '.join(sorted(known))}.")
+        raise WeightsError(f"there are no weights named {name!r}. There are: {', '.join(sorted(known)) or 'none yet'}.")
     card = known[name]
     file = FOLDER / card["file"]
     if not file.is_file():

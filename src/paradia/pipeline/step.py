@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -78,6 +79,12 @@ class Step:
         """Names of the data on the board that it cannot do without."""
         return [self.takes[name] for name in self.loaded.needs]
 
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of the networks that the method, or the one that may take over, computes with."""
+        methods = (self.loaded, *([load(self.stage, self.otherwise)] if self.otherwise else []))
+        return tuple(dict.fromkeys(name for method in methods for name in networks_of(method)))
+
     def fitting(self, there: Container[str]) -> Step:
         """Return the step as it is done with these data: its own method, or the other one where something is missing."""
         if self.otherwise and any(name not in there for name in self.needs):
@@ -126,3 +133,8 @@ class Step:
         if hasattr(result, "_asdict"):
             return {name: value for name, value in result._asdict().items() if value is not None}
         return {self.loaded.gives[0]: result}
+
+
+def networks_of(method: Method) -> tuple[str, ...]:
+    """Return the names of the networks that a method computes with: ``WEIGHTS`` of its file."""
+    return tuple(getattr(inspect.getmodule(inspect.unwrap(method.function)), "WEIGHTS", ()))

@@ -12,6 +12,32 @@ CHUNK = 1 << 16
 """Voxels fitted at a time, few enough to stay in the cache."""
 
 
+SLOWEST = 0.5
+"""Median rate over a brain, 1/s, below which no tissue decays at any field strength."""
+
+
+def check_rate(name: str, image: Tensor, mask: Tensor) -> None:
+    """Refuse a map that does not fit, and rates that are none."""
+    if image.shape != mask.shape:
+        raise GeometryError(
+            f"{name} and mask differ in shape: {tuple(image.shape)} and {tuple(mask.shape)}. Bring spin and gradient echoes to one space."
+        )
+    if not bool(mask.any()):
+        raise MaskError("the mask is empty: no voxel is inside. Give another mask.")
+    inside = image[mask]
+    broken = int((~torch.isfinite(inside)).sum())
+    if broken:
+        raise NonFiniteError(f"{name} is NaN or Inf in {broken} voxels of the mask. Take those voxels out of the mask.")
+    if name.endswith("noise"):
+        return
+    middle = float(inside.median())
+    if middle < SLOWEST:
+        raise InputError(
+            f"{name} has a median of {middle:.3g} over the mask, which is no rate of tissue in 1/s. "
+            "Rates in 1/ms are multiplied by 1000; of times in s give the reciprocal."
+        )
+
+
 def check(name: str, magnitude: Tensor, mask: Tensor, scan: Scan, least: int, maximum: float) -> None:
     """Refuse what cannot be fitted."""
     echoes = magnitude.shape[0]

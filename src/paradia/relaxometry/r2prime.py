@@ -7,14 +7,11 @@ import warnings
 import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError, ParadiaWarning
-from paradia.relaxometry._checks import roughness
+from paradia.errors import InputError, ParadiaWarning
+from paradia.relaxometry._checks import check_rate, roughness
 from paradia.types import Mask, R2Prime, Volume
 
 CITE = "10.1016/j.neuroimage.2021.118371"
-
-SLOWEST = 0.5
-"""Median rate over a brain, 1/s, below which no tissue decays at any field strength."""
 
 DOUBTFUL = 0.1
 """Share of voxels that may have a negative R2′ beyond three standard deviations before it is said."""
@@ -68,7 +65,7 @@ def r2prime(
     maps = {"r2star": r2star, "r2": r2, "r2star_noise": r2star_noise, "r2_noise": r2_noise}
     for name, image in maps.items():
         if image is not None:
-            _check(name, image, mask)
+            check_rate(name, image, mask)
     difference = torch.where(mask, r2star - r2, 0.0)
     levels = [
         torch.zeros_like(rate) + roughness(torch.where(mask, rate, 0.0), mask) if noise is None else noise
@@ -77,28 +74,6 @@ def r2prime(
     noise = torch.where(mask, torch.hypot(*levels), 0.0)
     _agree(difference[mask], noise[mask])
     return R2Prime(difference.clamp_min(0), noise)
-
-
-def _check(name: str, image: Tensor, mask: Tensor) -> None:
-    """Refuse a map that does not fit, and rates that are none."""
-    if image.shape != mask.shape:
-        raise GeometryError(
-            f"{name} and mask differ in shape: {tuple(image.shape)} and {tuple(mask.shape)}. Bring spin and gradient echoes to one space."
-        )
-    if not bool(mask.any()):
-        raise MaskError("the mask is empty: no voxel is inside. Give another mask.")
-    inside = image[mask]
-    broken = int((~torch.isfinite(inside)).sum())
-    if broken:
-        raise NonFiniteError(f"{name} is NaN or Inf in {broken} voxels of the mask. Take those voxels out of the mask.")
-    if name.endswith("noise"):
-        return
-    middle = float(inside.median())
-    if middle < SLOWEST:
-        raise InputError(
-            f"{name} has a median of {middle:.3g} over the mask, which is no rate of tissue in 1/s. "
-            "Rates in 1/ms are multiplied by 1000; of times in s give the reciprocal."
-        )
 
 
 def _agree(difference: Tensor, noise: Tensor) -> None:

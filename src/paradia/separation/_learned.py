@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,6 +24,9 @@ from paradia.separation._voxel import split
 from paradia.sources.doubt import roughness
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, LearnedSeparation
+
+MAX_ITER = 7
+"""Of the inversion to begin with, in each round: what the network was trained with."""
 
 WIDEST = 0.9
 """Largest share by which the relaxivities may be varied."""
@@ -96,11 +100,12 @@ def learned(
         band = empty if asked.band else None
         nothing = (empty, empty, empty, empty, empty, empty, empty, empty, empty)
         return LearnedSeparation(*nothing, like.new_zeros(()), band, band)
-    chi, strange = _chi(field, noise, given, callback)
     local = window.take(field)
-    loud = roughness(local, window.mask).expand(local.shape) if noise is None else window.take(noise)
+    known = None if noise is None else window.take(noise)
+    chi = window.take(_inside(given.chi, mask)) if given.chi is not None else _start(local, window, known, callback)
+    loud = roughness(local, window.mask).expand(local.shape) if known is None else known
     rates = window.take(rate), window.take(rate_noise)
-    held = separable(local, window.take(chi), *rates, loud, window.mask, Dipole(window.grid).to(local), dr, given.scan.b0)
+    held = separable(local, chi, *rates, loud, window.mask, Dipole(window.grid).to(local), dr, given.scan.b0)
 
     def ask(held: Separable) -> Pair:
         return separate(net, held, stages=asked.stages, trust=asked.trust, refine=asked.refine)
@@ -111,7 +116,7 @@ def learned(
     apart = (found.value - closed).square().mean(0).sqrt()
     images = [*found.value, *found.deviation, *unmet(found.value, held), *closed, apart]
     put = tuple(window.put(image).to(like) for image in images)
-    maps = LearnedSeparation._make((*put, like.new_tensor(max(found.novelty, strange))))
+    maps = LearnedSeparation(*put, like.new_tensor(found.novelty))
     if not asked.band:
         return maps
     wide = [window.put(image).to(like) for image in _band(ask, found, held, asked.band)]
@@ -123,12 +128,11 @@ def _inside(image: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, image, 0.0).float()
 
 
-def _chi(field: Tensor, noise: Tensor | None, given: Given, callback: Callback | None) -> tuple[Tensor, float]:
-    """Return the χ that was given, or that of the network for the inversion, and how strange the field looked to it."""
-    if given.chi is not None:
-        return _inside(given.chi, given.mask), 0.0
-    found = load("inversion", "varnet").function(field, given.mask, given.grid, noise, callback=callback)  # stages know no other by import
-    return found.chi, float(found.novelty)
+def _start(field: Tensor, window: Window, noise: Tensor | None, callback: Callback | None) -> Tensor:
+    """Return the χ that the network was trained to begin with: that of `l1bayes`, shorter."""
+    l1bayes = load("inversion", "l1bayes").function  # stages know no other by import
+    chi: Tensor = l1bayes(field, window.mask, window.grid, noise, max_iter=MAX_ITER, tol=math.inf, callback=callback)
+    return chi
 
 
 def _band(ask: Callable[[Separable], Pair], found: Pair, held: Separable, share: float) -> Tensor:

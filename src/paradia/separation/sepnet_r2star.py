@@ -15,7 +15,7 @@ from paradia.types import Callback, LearnedSeparation, Mask, Volume
 
 CITE = "10.1002/hbm.70136"
 
-WEIGHTS = ("varnet", "sepnet")
+WEIGHTS = ("sepnet",)
 
 
 def sepnet_r2star(
@@ -59,7 +59,7 @@ def sepnet_r2star(
     noise
         Standard deviation of the field, ppm; judged from the field's own roughness without it.
     chi
-        Total susceptibility, ppm; its zero does not matter. Without it, that of `varnet`, which the network was trained with.
+        Total susceptibility to begin with, ppm; its zero does not matter. Without it, that of a short `l1bayes`, as in the training.
     dr_pos
         Relaxivity Dr+ of paramagnetic sources, Hz/ppm. Without it 137 Hz/ppm times B0/3 T (Shin et al.; 114 where χ is a COSMOS map). It
         scales the result.
