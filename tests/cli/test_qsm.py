@@ -283,6 +283,7 @@ END = '[reference]\nmethod = "whole_brain"\n'
 def single_step(monkeypatch):
     """A single step of its own making: thresholded division of the total field."""
     from paradia import registry
+    from paradia.cli import job
     from paradia.inversion.tkd import tkd
     from paradia.pipeline import step
 
@@ -295,7 +296,8 @@ def single_step(monkeypatch):
             return registry.Method(stage, name, divide, "10.1000/divide")
         return registry.load(stage, name)
 
-    monkeypatch.setattr(step, "load", load)
+    for module in (step, job):
+        monkeypatch.setattr(module, "load", load)
 
 
 @pytest.mark.parametrize("two_pass", [False, True])

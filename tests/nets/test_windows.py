@@ -16,7 +16,7 @@ from paradia.nets.unet import UNet3d
 def net():
     """It sees less than 20 voxels far: two levels, folded by two."""
     torch.manual_seed(1)
-    net = UNet3d(1, 1, (4, 4)).eval().requires_grad_(False)
+    net = UNet3d(1, 1, (32, 32)).eval().requires_grad_(False)
     torch.nn.init.normal_(net.head.weight, std=0.1)
     return net
 

@@ -13,7 +13,9 @@ CITE = ""
 
 
 def r2_two_echo(magnitude: Echoes, mask: Mask, scan: Scan, *, skip: int = 0, maximum: float = 200.0) -> R2Fit:
-    r"""Compute R2 from the ratio of two spin echoes, :math:`R_2=\ln(S_1/S_2)/(TE_2-TE_1)`.
+    r"""Compute R2 from the ratio of two spin echoes.
+
+    .. math:: R_2 = \ln(S_1/S_2) / (TE_2 - TE_1)
 
     Parameters
     ----------

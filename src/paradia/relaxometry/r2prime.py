@@ -24,7 +24,9 @@ def r2prime(
     r2star_noise: Volume | None = None,
     r2_noise: Volume | None = None,
 ) -> R2Prime:
-    r"""Subtract R2 from R2*, :math:`R_2'=\max(R_2^*-R_2, 0)`.
+    r"""Subtract R2 from R2*; what is less than nothing counts as nothing.
+
+    .. math:: R_2' = \max(R_2^* - R_2, 0)
 
     Parameters
     ----------

@@ -15,6 +15,9 @@ from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import TRUST, Problem, centred, consult, problem, propose
 from paradia.training.volumes import Prepared
 
+AGAIN = 0.3
+"""Share of lessons in which the network corrects its own proposal after a data step: they cost more and teach less."""
+
 
 class Lesson(NamedTuple):
     """A volume ready for a network."""
@@ -49,12 +52,12 @@ class Task:
 def _inversion(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:
     """χ from the local field: true with noise and leftovers, or as the joint fit found it."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
-    if torch.rand((), generator=generator) < 0.6:
+    if torch.rand((), generator=generator) < 0.5:
         field, start = maps["field"], maps["chi_local"]
     else:
         field, start = maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
     held, chi = problem(field, start, mask, maps["noise"], grid)
-    if net is not None and torch.rand((), generator=generator) < 0.5:
+    if net is not None and torch.rand((), generator=generator) < AGAIN:
         chi = consult(propose(net, chi, held), held, TRUST)
     return _lesson(held, chi, centred(maps["chi_pos"] - maps["chi_neg"], mask))
 
@@ -92,7 +95,7 @@ def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator
         rate, noise = separated.less_typical(maps["r2star"], maps["r2star_noise"], volume.b0)
     held = separated.separable(field, chi, rate, noise, maps["noise"], mask, known.dipole, dr, volume.b0)
     pair = separated.guess(held)
-    if net is not None and torch.rand((), generator=generator) < 0.5:
+    if net is not None and torch.rand((), generator=generator) < AGAIN:
         pair = separated.consult(separated.propose(net, pair, held), held, TRUST)
     unit = held.scale * gain(pair / held.scale)
     return Lesson(separated.separation_channels(pair, held), pair, torch.stack([maps["chi_pos"], maps["chi_neg"]]), unit, mask)
