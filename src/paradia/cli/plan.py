@@ -95,8 +95,8 @@ def check_weights(protocol: Protocol) -> None:
             other = WITHOUT.get(protocol.name)
             way = f"Take --protocol {other}, which needs no network." if other else "Take a method without a network."
             raise WeightsError(
-                f"{step.stage} {step.method} in the protocol {protocol.name} asks the network {' and '.join(missing)}, whose weights are not "
-                f"in this installation of Paradia: they have not been released with it. {way}"
+                f"{step.stage} {step.method} in the protocol {protocol.name} asks the network {' and '.join(missing)}, whose weights are "
+                f"not in this installation of Paradia: they have not been released with it. {way}"
             )
 
 

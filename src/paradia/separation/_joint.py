@@ -23,6 +23,8 @@ from paradia.types import Callback
 MARGIN = 15.0
 """Distance between the mask and its periodic copies, mm."""
 
+TINY = torch.finfo(torch.float32).tiny
+
 Pair = tuple[Tensor, Tensor]
 
 
@@ -32,7 +34,9 @@ class Frame:
 
     window: Window
     field: Tensor
-    """Local field, zero outside the mask."""
+    """Local field less what an even χ could make of it, zero outside the mask."""
+    even: Tensor
+    """Field of an even χ in the mask, for one ppm."""
     total: Tensor
     """R2′ over the mean of both relaxivities."""
     shares: tuple[float, float]
@@ -61,6 +65,8 @@ class Frame:
         window = Window.around(mask, grid, MARGIN)
         mean = sum(drs) / 2
         f, total = (window.take(torch.where(mask, image, 0.0)) for image in (field, rate / mean))
+        even = Dipole(window.grid).to(f)(window.mask.to(f))
+        f = torch.where(window.mask, f - even * ((even * f).sum() / (even * even * window.mask).sum().clamp_min(TINY)), 0.0)
         weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(f).weights.square()
         strength, level = field_noise(f, window.mask, window.grid)
         if noise is not None:
@@ -71,7 +77,7 @@ class Frame:
         else:
             variance = window.take(torch.where(mask, rate_deviation / mean, 0.0)).square() + error**2
         firmness = window.mask * level**2 / variance
-        return cls(window, f, total, (drs[0] / mean, drs[1] / mean), weights, firmness, strength, level)
+        return cls(window, f, even, total, (drs[0] / mean, drs[1] / mean), weights, firmness, strength, level)
 
     @property
     def penalty(self) -> float:
@@ -94,10 +100,10 @@ class Couplings:
 
 
 class Voxels:
-    r"""The terms that know single voxels: the rates, pulls on χ+ − χ−, both signs and the mask.
+    r"""The terms that know single voxels: the rates, pulls on χ+ − χ−, its mean, both signs and the mask.
 
-    :math:`\frac\gamma2(up + vn - s)^2 + \sum_i\frac{\kappa_i}2(p - n - \chi_i - c_i)^2` with :math:`p, n \ge 0`. The offsets
-    :math:`c_i`, one for all voxels of a pull, are free and follow the sources.
+    :math:`\frac\gamma2(up + vn - s)^2 + \sum_i\frac{\kappa_i}2(p - n - \chi_i - c_i)^2` with :math:`p, n \ge 0` and the mean of
+    :math:`p - n` over the mask given. The offsets :math:`c_i`, one for all voxels of a pull, are free and follow the sources.
 
     Parameters
     ----------
@@ -105,11 +111,13 @@ class Voxels:
         The data.
     coupling
         Penalty of the splitting.
+    level
+        Mean of p − n, ppm.
     pulls
         :math:`\kappa_i` and :math:`\chi_i`.
     """
 
-    def __init__(self, frame: Frame, coupling: float, *pulls: Pair) -> None:
+    def __init__(self, frame: Frame, coupling: float, level: float, *pulls: Pair) -> None:
         u, v = frame.shares
         held = torch.stack([weight for weight, _ in pulls]).sum(0) if pulls else 0.0
         self.coupling, self.pulls, self.mask = coupling, pulls, frame.window.mask
@@ -118,6 +126,9 @@ class Voxels:
         self.c = frame.firmness * (u * v) - held
         self.right = (frame.firmness * frame.total * u, frame.firmness * frame.total * v)
         self.difference = torch.zeros_like(frame.total)
+        self.level, self.lift = level, 0.0
+        ease = (self.a + self.b + 2 * self.c) / (self.a * self.b - self.c * self.c)
+        self.stiffness = 1 / float((ease * self.mask).sum() / self.mask.sum())  # lift for a step of the mean, were there no signs
 
     def __call__(self, p: Tensor, n: Tensor) -> Pair:
         """Return the sources nearest to given ones."""
@@ -127,9 +138,9 @@ class Voxels:
             pull = weight * (chi + offset)
             right_p.add_(pull)
             right_n.sub_(pull)
-        p, n = (source.mul_(self.mask) for source in solve(self.a, self.b, self.c, right_p, right_n))
-        if self.pulls:
-            self.difference = p - n
+        p, n = (source.mul_(self.mask) for source in solve(self.a, self.b, self.c, right_p.add_(self.lift), right_n.sub_(self.lift)))
+        self.difference = p - n
+        self.lift += self.stiffness * (self.level - float(self.difference.sum() / self.mask.sum()))
         return p, n
 
 
@@ -148,6 +159,9 @@ def joint(
     Split off are :math:`D(p - n)`, p and n themselves, and their slopes. What couples p and n in the frequency domain is the same for
     their difference and their sum, :math:`(2\mu D^2 + \rho L + \nu)\hat q` and :math:`(\rho L + \nu)\hat t`, so that an iteration takes
     three pairs of transforms and two divisions. The sources given back keep the signs and the mask exactly.
+
+    An even shift of χ in the mask makes a field that sources outside could make as well, so that no background removal keeps it. Its
+    share of the field is left free, and the mean of :math:`p - n` is held by the voxels' terms.
     """
     shape = frame.field.shape
     dipole = Dipole(frame.window.grid).to(frame.field).kernel
@@ -156,6 +170,8 @@ def joint(
     for_sum = base.reciprocal()
     stencil = base - couplings.voxel
     shrink = frame.weights / (frame.weights + couplings.field)
+    heavy = frame.weights * frame.even
+    heavy /= (heavy * frame.even).sum().clamp_min(TINY)
     terms = None if limit is None else (Slopes(frame.window.grid, limit, frame.field), Slopes(frame.window.grid, limit, frame.field))
     dual, dual_p, dual_n = (torch.zeros_like(frame.field) for _ in range(3))
     p, n = voxels(dual_p, dual_n)
@@ -163,9 +179,11 @@ def joint(
     iteration, relative = 0, math.inf
     while relative > tol and iteration < max_iter:
         iteration += 1
-        target = irfftn(difference * dipole, shape).sub_(frame.field).add_(dual)
+        made = irfftn(difference * dipole, shape)
+        field = torch.add(frame.field, frame.even, alpha=float((heavy * (made - frame.field)).sum()))
+        target = made.sub_(field).add_(dual)
         dual = target * shrink
-        pull = rfftn(target.sub_(dual, alpha=2).add_(frame.field)).mul_(dipole).mul_(2 * couplings.field)
+        pull = rfftn(target.sub_(dual, alpha=2).add_(field)).mul_(dipole).mul_(2 * couplings.field)
         x_difference, x_sum = irfftn(difference, shape), irfftn(total, shape)
         x_p, x_n = x_sum.add(x_difference).mul_(0.5), x_sum.sub_(x_difference).mul_(0.5)
         before = (p, n)

@@ -61,8 +61,9 @@ def chisep_ilsqr(
     r"""Find two sources that explain the field and R2′ and differ by about a given χ, then take streaks away (χ-sep-iLSQR).
 
     First minimises over :math:`\chi^\pm \ge 0`, zero outside the mask, :math:`\frac12\|W(D(\chi^+ - \chi^-) - f)\|^2 +
-    \frac{\sigma^2}{2\tau^2}\|(D_r^+\chi^+ + D_r^-\chi^- - R_2')/\bar D_r\|^2 + \frac{\kappa}{2}\|\chi^+ - \chi^- - \chi - c\|^2`
-    by ADMM; :math:`W` falls with the second derivative of the field, and the constant c is free, because the zero of a given χ is any.
+    \frac{\sigma^2}{2\tau^2}\|(D_r^+\chi^+ + D_r^-\chi^- - R_2')/\bar D_r\|^2 + \frac{\kappa}{2}\|\chi^+ - \chi^- - \chi\|^2`
+    by ADMM; :math:`W` falls with the second derivative of the field. An even shift of χ makes a field that background removal cannot keep;
+    it is left free, and the mean of χ+ − χ− is that of the given χ.
     What the field cannot show then comes from χ, and its streaks with it. They are looked for among the frequencies where
     :math:`|D|` is below the cone's limit: those whose slopes explain most of the slopes of χ+ − χ− where both R2′, which has no streaks,
     and χ are flat. They are taken from the difference; the sum, which R2′ tells, stays.
@@ -72,7 +73,8 @@ def chisep_ilsqr(
     local_field
         Field of the sources inside the mask, ppm.
     chi
-        Total susceptibility that the same field was inverted to, ppm; the result is as good as this map.
+        Total susceptibility that the same field was inverted to, ppm; the result is as good as this map. Its zero matters, see
+        `closed_form`.
     r2prime
         Reversible relaxation rate R2′, 1/s. Negative values count as zero.
     mask
@@ -115,7 +117,7 @@ def chisep_ilsqr(
     Notes
     -----
     The published code is closed. Verified are the data terms, a tie to an iLSQR map, and that streaks are estimated; the tie's
-    strength and free offset, the guides, and that streaks are sought in the difference alone are our own design.
+    strength, the free shift, the guides, and that streaks are sought in the difference alone are our own design.
     σ and τ are measured as in `chisep_medi`.
 
     References
@@ -133,7 +135,7 @@ def chisep_ilsqr(
     known = window.take(torch.where(mask, chi - chi[mask].mean(), 0.0))  # its zero is any
     roughness = Laplacian(window.grid).to(known)(frame.field).abs_()
     frame = replace(frame, weights=frame.weights * _flatness(roughness, window.mask, ROUGH).square_())
-    voxels = Voxels(frame, COUPLINGS.voxel, *([(tie * window.mask, known)] if tie else []))
+    voxels = Voxels(frame, COUPLINGS.voxel, float(chi[mask].mean()), *([(tie * window.mask, known)] if tie else []))
     (p, n), solution = joint(frame, voxels, COUPLINGS, None, max_iter=max_iter, tol=tol, callback=callback)
     solution.warn("chisep_ilsqr")
     if cone:

@@ -40,6 +40,7 @@ def chisep_medi(
     r2prime_noise: Volume | None = None,
     magnitude: Echoes | None = None,
     r2star: Volume | None = None,
+    chi: Volume | None = None,
     *,
     dr_pos: float | None = None,
     dr_neg: float | None = None,
@@ -57,8 +58,8 @@ def chisep_medi(
     \|P\nabla\chi^-\|_1) + \frac{\lambda}{2}\|M_\mathrm{CSF}(\chi - \bar\chi_\mathrm{CSF})\|^2` by ADMM. :math:`P` is zero at the edges of
     the magnitude and across the border of the mask, one elsewhere; :math:`\bar D_r` is the mean of both relaxivities, which makes
     all of it ppm.
-    The field tells χ+ − χ− but for its mean and the cone where the dipole vanishes, R2′ tells χ+ + χ−, and the signs tie both: the
-    zero of χ needs no reference.
+    The field tells χ+ − χ− but for its mean and the cone where the dipole vanishes, R2′ tells χ+ + χ−, and the signs tie both. An even
+    shift of χ makes a field that background removal cannot keep; it is left free, and the mean of χ+ − χ− is that of a given χ, or 0.
 
     The weights measure themselves, so that one default serves at any field strength and noise: :math:`F` is the standard
     deviation of the field; :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the noise map says,
@@ -85,6 +86,9 @@ def chisep_medi(
         Magnitudes of the echoes, any unit. Without them no edge is spared.
     r2star
         R2*, 1/s; where it is below 5 1/s near the middle of the mask is fluid. Without it nothing is asked of the fluid.
+    chi
+        Total susceptibility, ppm, of which only the mean over the mask is used, see above. Its zero is to be that of water. Without it
+        the mean is 0.
     dr_pos
         Relaxivity Dr+ of paramagnetic sources, Hz/ppm. Without it 137 Hz/ppm times B0/3 T (Shin et al.; 114 where χ is a COSMOS map).
     dr_neg
@@ -127,10 +131,9 @@ def chisep_medi(
     if not (weight >= 0 and csf >= 0 and 0 <= edges < 1):
         raise InputError(f"weight and csf must not be negative and edges lie in [0, 1), got {weight}, {csf} and {edges}.")
     drs = relaxivities(scan, dr_pos, dr_neg)
-    check_images(
-        mask, grid, local_field=local_field, r2prime=r2prime, noise=noise, r2prime_noise=r2prime_noise, magnitude=magnitude, r2star=r2star
-    )
-    check_ppm(mask, local_field=local_field)
+    maps = {"local_field": local_field, "r2prime": r2prime, "noise": noise, "r2prime_noise": r2prime_noise}
+    check_images(mask, grid, **maps, magnitude=magnitude, r2star=r2star, chi=chi)
+    check_ppm(mask, local_field=local_field, chi=chi)
     frame = Frame.around(local_field, rates("r2prime", r2prime, mask), mask, grid, drs, noise, r2prime_noise)
     window = frame.window
     step = STEP * frame.strength / frame.voxel
@@ -139,7 +142,8 @@ def chisep_medi(
     limit = [(step * price).to(frame.field) for price in prices]
     fluid = None if r2star is None or csf == 0 else window.take(_fluid(r2star, mask, grid))
     pulls = [] if fluid is None or not bool(fluid.any()) else [(csf * fluid, torch.zeros_like(fluid))]
-    voxels = Voxels(frame, couplings.voxel, *pulls)
+    level = 0.0 if chi is None else float(chi[mask].mean())
+    voxels = Voxels(frame, couplings.voxel, level, *pulls)
     (p, n), solution = joint(frame, voxels, couplings, limit if weight else None, max_iter=max_iter, tol=tol, callback=callback)
     solution.warn("chisep_medi")
     return give(window.put(p), window.put(n), mask)
