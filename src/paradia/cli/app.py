@@ -13,6 +13,7 @@ COMMANDS = {
     "qsm": "Map one scan from loose NIfTI files.",
     "compare": "Compare several methods on one subject: a table, a picture, the maps.",
     "cosmos": "Map one head from scans in several orientations.",
+    "lesions": "Measure lesions on maps: size, brightness, rim and core, class; and how far two pipelines agree.",
     "demo": "Simulate a small head, map it, and say how far the maps are from the truth.",
     "methods": "List what each stage can be done with.",
     "qsmci": "Run a step between folders of the QSM-CI benchmark, or write the folder that submits it there.",
