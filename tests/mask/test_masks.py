@@ -78,6 +78,23 @@ def test_brain_may_leave_the_field_of_view(case):
     assert float((mask & ~inside & (truth.labels[slab] != LABELS["csf"])).sum() / inside.sum()) < 0.03
 
 
+def test_a_ridge_of_bone_between_two_lobes_stays_out():
+    """The gap is narrower than what is closed, but there is no signal in it; where a vein lies in it, it is closed."""
+    grid = Grid((62, 70, 65), (2.0, 1.8, 2.0))
+    brain = ball(grid, 50.0)
+    x, y, _ = torch.meshgrid(
+        *((torch.arange(n) - (n - 1) / 2) * v for n, v in zip(grid.shape, grid.voxel_size, strict=True)), indexing="ij"
+    )
+    ridge = brain & (x.abs() < 2.5) & (y > 46)
+    noise = 0.02 * torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
+    for signal, least, most in ((0.0, 0.0, 0.5), (0.35, 0.8, 1.0)):
+        image = brain * 1.0
+        image[ridge] = signal
+        found = bet((image + noise)[None], grid)
+        assert least <= float(found[ridge].float().mean()) <= most
+        assert float((brain & ~ridge & ~found).sum() / brain.sum()) < 0.01
+
+
 def test_a_larger_fraction_gives_a_smaller_brain(case):
     magnitude = case[1].abs()
     assert bet(magnitude, GRID, fraction=0.8, snap=0.0).sum() < bet(magnitude, GRID, fraction=0.3, snap=0.0).sum()

@@ -7,6 +7,7 @@ import torch
 
 from paradia.errors import InputError
 from paradia.grid import Grid
+from paradia.mask._morphology import filled
 from paradia.simulate import _deform
 from paradia.simulate._table import LABELS
 from paradia.simulate.anatomical import CENTRE, anatomical
@@ -250,3 +251,27 @@ def test_b0_does_not_turn_the_head():
 def test_what_cannot_be_is_refused(kwargs, match):
     with pytest.raises(InputError, match=match):
         anatomical(Grid((8, 8, 8)), seed=0, **kwargs)
+
+
+def test_the_brain_has_no_holes(subjects: list[Anatomy]):
+    for anatomy in subjects:
+        assert not (filled(anatomy.mask) & ~anatomy.mask).any()
+
+
+def test_bone_surrounds_the_spinal_canal():
+    """Below the skull no muscle lies within 2 mm of the dura."""
+    frame = anatomical(Grid((100, 130, 170), (1.5, 1.5, 1.5)), seed=0, age=40, strength=0.0)
+    column = slice(8, 20)
+    labels = frame.labels[:, :, column]
+    cord = torch.isin(labels, torch.tensor([LABELS[n] for n in ("white_matter", "csf", "dura")], dtype=labels.dtype))
+    assert cord.any()
+    near = (torch.nn.functional.max_pool3d(cord[None].float(), 3, 1, 1)[0] > 0) & ~cord
+    assert float((labels[near] == LABELS["bone"]).float().mean()) > 0.95
+
+
+def test_two_sides_are_more_alike_than_two_people(subjects: list[Anatomy]):
+    for anatomy in subjects:
+        size = torch.stack([(anatomy.labels == LABELS[name]).sum((1, 2)).float() for name in ("putamen", "caudate", "thalamus")])
+        middle = round(float((size.sum(0) * torch.arange(size.shape[1])).sum() / size.sum()))
+        left, right = size[:, :middle].sum(1), size[:, middle + 1 :].sum(1)
+        assert ((left - right).abs() < 0.2 * (left + right)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -11,10 +12,11 @@ import torch
 from paradia.errors import InputError
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
+from paradia.simulate import batches as simulated
 from paradia.simulate.batches import Recipe, batches, channels, damped, example, take
 
 COARSE = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=0.0, procedural_side=32)
-PLAIN = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=0.0, errors=0.0, lesions=0.0)
+PLAIN = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=0.0, errors=0.0, lesions=0.0, snr=(25.0, 35.0))
 SHAPES = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=1.0, procedural_side=36)
 
 
@@ -52,6 +54,28 @@ def test_an_example_is_whole(kind, request):
     assert 1e-4 < found.noise[inside].median() < 0.05
     assert found.total_field[inside].std() > 2 * found.local_field[inside].std()
     assert 0.7 < found.dr_pos / (137 * found.b0 / 3) < 1.3
+
+
+def test_heads_are_of_all_ages(monkeypatch):
+    """Shape and iron are those of one drawn age, the same for the same seed."""
+    seen = {"anatomical": [], "maps": []}
+    for name, calls in seen.items():
+        original = getattr(simulated, name)
+
+        def spy(*args, original=original, calls=calls, **knobs):
+            calls.append(knobs["age"])
+            return original(*args, **knobs)
+
+        monkeypatch.setattr(simulated, name, spy)
+    recipe = replace(PLAIN, voxel_size=(8.0, 8.0), thickest=9.0)
+    for seed in (*range(6), 0):
+        example(recipe, seed)
+    ages = seen["anatomical"]
+    assert ages == seen["maps"]
+    assert ages[0] == ages[-1]
+    assert 18 <= min(ages) < max(ages) - 25 <= 80 - 25
+    example(replace(recipe, age=(33.0, 33.0)), 0)
+    assert ages[-1] == 33.0
 
 
 def test_the_local_field_is_that_of_all_sources_in_the_mask(plain):
@@ -153,6 +177,8 @@ def test_the_start_does_not_wrap_around():
     [
         ({"voxel_size": (2.0, 1.0)}, "voxel_size must be a range"),
         ({"snr": (0.0, 10.0)}, "snr must be a range"),
+        ({"age": (60.0, 30.0)}, "age must be a range between 0 and 110 years"),
+        ({"age": (20.0, 200.0)}, "age must be a range between 0 and 110 years"),
         ({"procedural": 1.2}, "procedural is a share between 0 and 1, got 1.2"),
         ({"b0": ()}, "at least one field strength"),
     ],

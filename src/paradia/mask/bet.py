@@ -22,6 +22,9 @@ CITE = "10.1002/hbm.10062"
 QUIET = 30.0
 """Signal-to-noise ratio that the surface needs; less is blurred."""
 
+FAINT = 0.2
+"""Share of the brain's brightness below which a gap in the edge is bone or air and stays open; veins and sinuses are brighter."""
+
 WORKING = 2.0
 """Voxel size at which the surface is grown, mm."""
 
@@ -145,7 +148,7 @@ def _snapped(inside: Tensor, joined: Tensor, grid: Grid, reach: float) -> Tensor
     bright = (image > 0.5 * level) & hull
     kept = morphology.largest(morphology.opened(bright | core, local, 2.0) | core)
     result = torch.zeros_like(inside)
-    result[box] = morphology.closed(kept, local, 4.0) & hull
+    result[box] = morphology.closed(kept, local, 4.0) & hull & ((image > FAINT * level) | core)
     return result
 
 

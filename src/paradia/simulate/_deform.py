@@ -14,6 +14,8 @@ from paradia.simulate.bank import Map
 STEP = 5.0
 """Spacing of the knots, mm."""
 LOW, SHAPE = (-110.0, -140.0, -145.0), (45, 57, 54)
+SIDED = 0.15
+"""Share of the random deformation's variance in which the two sides of a head differ."""
 STEPS = 5
 """The velocity is followed in 2^5 steps."""
 
@@ -70,13 +72,15 @@ def draw(matrix: Tensor, centre: Tensor, widening: Map, widen: float, generator:
     """
     axes = knots()
     velocity = torch.zeros((3, *SHAPE))
-    for scale, size in ((70.0, 4.5), (34.0, 3.4), (17.0, 1.35)):  # knots this far apart, SD in mm
+    for scale, size in ((70.0, 4.2), (34.0, 2.3), (17.0, 1.35)):  # knots this far apart, SD in mm
         coarse = [math.ceil(n * STEP / scale) + 4 for n in SHAPE]
         values = torch.randn((3, *coarse), generator=generator) * (size * strength)
         low = [a - 1.5 * scale for a in LOW]
         velocity += (
             spline(values, axes, low, scale) / 0.48
         )  # SD of a cubic spline of white noise at its knots and between, to the power 3/2
+    mirrored = velocity.flip(1) * torch.tensor([-1.0, 1.0, 1.0])[:, None, None, None]
+    velocity = (velocity + mirrored) * math.sqrt((1 - SIDED) / 2) + (velocity - mirrored) * math.sqrt(SIDED / 2)
     # in the frame before the affine part, where the velocity lives
     points = grid_points() @ matrix.T + centre
     push = look_up((widening.values.float() - 128) / widening.scale[0], widening.origin, widening.spacing, points)

@@ -18,6 +18,12 @@ _CORD = -69.0
 """Below this height of the bank the brain's maps end and the cord goes on, mm."""
 _STEM = -64.0
 """Where the brain mask ends below, mm of the bank."""
+_ARCH = 4.0
+"""Bone and ligaments about the spinal canal, mm."""
+_LAMINA = 0.8
+"""White matter between the segments of the pallidum is theirs up to this far from both, mm."""
+_DEEP = 9.0
+"""What lies this far within the skull is brain, its cisterns too, mm."""
 
 _FAR = 20.0
 """Stands for any distance that is large enough, mm."""
@@ -139,6 +145,7 @@ def _outside(points: Tensor, skin: Tensor, inside: Tensor, bank: Bank, shifts: S
     labels[(skin > 0) & (fat + 0.5 * plump > 0)] = LABELS["fat"]
     solid = (bone > 0) | ((cavity > -_WALL) & (skin > 3))
     labels[solid] = LABELS["bone"]
+    labels[(points[:, 2] < _CORD) & (inside > -_ARCH)] = LABELS["bone"]
     labels[(bone > 2.4) & (cavity < -_WALL)] = LABELS["marrow"]
     labels[eye > 0] = LABELS["eye"]
     labels[(cavity > 0) & (eye < -0.8)] = LABELS["air"]
@@ -165,7 +172,7 @@ def _brain(points: Tensor, inside: Tensor, hull: Tensor, bank: Bank, shifts: Shi
     labels[_sheets(points) & ~tissue] = LABELS["dura"]
     within = _in(points, bank.deep)
     labels[within] = _deep(labels[within], points[within], pial[within], 0.2 * size[within], bank)
-    brain = ((hull > 0) | tissue) & (points[:, 2] > _STEM)
+    brain = ((hull > 0) | tissue | (inside > _DEEP)) & (points[:, 2] > _STEM)
     return labels, brain, torch.where(brain, detail, 0.0)
 
 
@@ -177,8 +184,12 @@ def _deep(labels: Tensor, points: Tensor, pial: Tensor, size: Tensor, bank: Bank
     voxel = ((points - torch.tensor(m.origin, device=points.device)) / m.spacing).round().long().clamp(min=0).minimum(limit)
     nearest = m.values.to(points.device)[:, voxel[:, 0], voxel[:, 1], voxel[:, 2]]
     table = torch.tensor([LABELS[name] if name else 0 for name in bank.names], dtype=torch.uint8, device=points.device)
-    best, group = scores[:3].max(0)
-    name = table[nearest[:3].gather(0, group[None])[0].long()]
+    ranked, group = scores[:3].topk(2, 0)
+    names = table[nearest[:3].gather(0, group).long()]
+    best, name = ranked[0], names[0]
+    pallidum = torch.tensor([LABELS["pallidum_external"], LABELS["pallidum_internal"]], dtype=torch.uint8, device=points.device)
+    # the lamina between its segments is thinner than voxels: sampled, it would be dotted
+    best = torch.where(torch.isin(names, pallidum).all(0) & (ranked[1] > -_LAMINA), best + _LAMINA, best)
     best = best + torch.where(best > -0.5, size, 0.0)
     wet = (name == LABELS["choroid"]) | (name == LABELS["pineal"])
     inside = (name > 0) & torch.where(wet, best > 0, (best > (pial - 0.3).clamp(-0.7, 0)) & (pial > 0))

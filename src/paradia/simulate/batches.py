@@ -15,7 +15,8 @@ from paradia.fft import fast_shape, irfftn, pad, rfftn
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.scan import Scan
-from paradia.simulate.anatomical import anatomical
+from paradia.simulate.anatomical import AGES, anatomical
+from paradia.simulate.anatomy import Anatomy
 from paradia.simulate.fields import fields
 from paradia.simulate.imperfect import frequency_shift, residual_background, rough_mask
 from paradia.simulate.lesions import KINDS, draw
@@ -58,6 +59,8 @@ class Recipe:
     """Strength of what no model holds: frequency shifts that are no susceptibility, backgrounds left over, rough masks."""
     dr_spread: float = 0.25
     """Relative range of Dr around 137 Hz/ppm at 3 T."""
+    age: tuple[float, float] = (18.0, 80.0)
+    """Range of the ages of heads, years: sets iron, ventricles and sulci."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in (("voxel_size", self.voxel_size), ("thickness", self.thickness), ("snr", self.snr)):
@@ -66,6 +69,8 @@ class Recipe:
         for name in ("procedural", "lesions"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share between 0 and 1, got {getattr(self, name)}.")
+        if not AGES[0] <= self.age[0] <= self.age[1] <= AGES[1]:
+            raise InputError(f"age must be a range between {AGES[0]:g} and {AGES[1]:g} years, the smaller first, got {self.age}.")
         if not self.b0:
             raise InputError("b0 must name at least one field strength in tesla.")
 
@@ -134,8 +139,9 @@ def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Ex
         anatomy, tissue = procedural(grid, seed=seed, b0=b0)
         tissue = _relax(tissue, dr_pos, dr_neg)
     else:
-        anatomy = anatomical(grid, seed=seed)
-        tissue = maps(anatomy, b0=b0, seed=seed, dr_pos=dr_pos, dr_neg=dr_neg, texture=uniform(0.7, 2.0))
+        age = uniform(*recipe.age)
+        anatomy = anatomical(grid, seed=seed, age=age)
+        tissue = maps(anatomy, b0=b0, seed=seed, age=age, dr_pos=dr_pos, dr_neg=dr_neg, texture=uniform(0.7, 2.0))
         if uniform(0, 1) < recipe.lesions:
             kinds = [kind for kind in KINDS if uniform(0, 1) < 0.5]
             tissue, anatomy, _ = draw(tissue, anatomy, seed=seed, kinds=tuple(kinds))
