@@ -24,7 +24,7 @@ def r2prime_constant(
     r2: float | None = None,
     spread: float = R2_SPREAD,
 ) -> R2Prime:
-    r"""Subtract one R2 for all tissue from R2*, :math:`R_2'=\max(R_2^*-R_2, 0)`; what gradient echoes alone allow.
+    r"""Subtract one R2 for all tissue from R2*: what gradient echoes alone allow.
 
     It is no measurement of R2′: wherever R2 departs from the usual, in iron-rich nuclei, fluid, oedema and lesions, the difference
     is taken for R2′. The standard deviation says so.
