@@ -25,7 +25,7 @@ from paradia.registry import STAGES, methods
 METHODS = [(stage, method) for stage in STAGES for method in methods(stage)]
 TIMES = (0.004, 0.012, 0.020)
 B0_DIR = [0.0, np.sin(0.17), np.cos(0.17)]
-EXTRA = ("noise", "r2star", "region", "unwrapped")
+EXTRA = ("noise", "r2star", "r2", "r2prime", "region", "unwrapped")
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +33,8 @@ def inputs(small, tmp_path_factory):
     """A folder with everything that the contract knows, and what some methods want beyond it."""
     folder = tmp_path_factory.mktemp("input")
     for name in (*contract.CONTRACT, *EXTRA):
-        if hasattr(small, name):
-            values = getattr(small, name)
+        if hasattr(small, name) or name == "r2prime":
+            values = 0.4 * small.r2star if name == "r2prime" else getattr(small, name)
             values = np.asarray(values * small.mask if name in contract.FIELDS else values, np.float32)
             image = nib.Nifti1Image(np.moveaxis(values, 0, -1) if values.ndim == 4 else values, small.affine)
             nib.save(image, folder / contract.file_of(name))
@@ -112,6 +112,69 @@ def test_the_benchmarks_own_stages(stage, method, goal, least, command, inputs, 
     found = nib.load(tmp_path / "out" / contract.file_of(goal)).get_fdata()
     inside = small.mask & (found != 0)
     assert np.corrcoef(found[inside], getattr(small, goal)[inside])[0, 1] > least
+
+
+@pytest.mark.parametrize(
+    ("method", "steps"),
+    [
+        ("closed_form", ["closed_form"]),
+        ("chisep_medi", ["arlo", "chisep_medi"]),
+        ("r2star_qsm", ["arlo", "r2star_qsm"]),
+        ("nonlinear+r2star_qsm", ["nonlinear", "r2star_qsm"]),
+        ("sepnet_r2prime", ["sepnet_r2prime"]),
+        ("sepnet_r2star", ["arlo", "sepnet_r2star"]),
+    ],
+)
+def test_separation_as_the_benchmark_mounts_it(method, steps, command, inputs, small, tmp_path):
+    """R2* comes from the magnitude, which the contract mounts, where a method asks for it."""
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    for name in THEIRS["chi-separation"]["consumes"]:
+        path = "params.json" if name == "params" else f"{name}.nii.gz"
+        (mounted / path).symlink_to(inputs / path)
+    assert [step.method for step in understand("chi-separation", method).protocol.steps] == steps
+    told = command("qsmci", "chi-separation", method, "--input", mounted, "--output", tmp_path / "out")
+    assert told.status == 0, told.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        f"{name}.nii.gz" for name in THEIRS["chi-separation"]["produces"]
+    )
+    pos, neg = (nib.load(tmp_path / "out" / f"{name}.nii.gz").get_fdata() for name in THEIRS["chi-separation"]["produces"])
+    assert min(pos.min(), neg.min()) == 0
+    assert not (pos + neg)[~small.mask].any()
+    assert np.corrcoef((pos - neg)[small.mask], small.chi[small.mask])[0, 1] > 0.5
+
+
+def test_r2prime_as_the_benchmark_mounts_it(command, inputs, small, tmp_path):
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    for name in THEIRS["r2prime-generation"]["consumes"]:
+        path = "params.json" if name == "params" else f"{name}.nii.gz"
+        (mounted / path).symlink_to(inputs / path)
+    told = command("qsmci", "r2prime-generation", "r2prime_constant", "--input", mounted, "--output", tmp_path / "out")
+    assert told.status == 0, told.err
+    found = nib.load(tmp_path / "out" / "r2prime.nii.gz").get_fdata()
+    inside = small.mask & (small.r2star < 60)
+    difference = (found - np.maximum(small.r2star - 13, 0))[inside]
+    assert -0.5 < np.median(difference) < 2  # the field changes across such voxels, and that is decay as well
+
+
+@pytest.mark.parametrize(
+    ("stage", "method"), [("chi-separation", "chisep_medi"), ("separation", "wavesep"), ("r2prime-generation", "r2prime_constant")]
+)
+def test_separations_can_be_submitted(stage, method, command, tmp_path):
+    folder = emitted(command, tmp_path, stage, method)
+    algorithm = _parse_manifest(folder)
+    theirs = "r2prime-generation" if stage.startswith("r2prime") else "chi-separation"
+    assert algorithm["stage"] == theirs
+    assert {a for a in _consumes(algorithm) if not _optional(algorithm, a)} <= set(THEIRS[theirs]["consumes"])
+    for name in THEIRS[theirs]["produces"]:
+        assert f"{name}.nii.gz" in (folder / "run.sh").read_text()
+
+
+def test_a_separation_needs_its_method(command, inputs, tmp_path):
+    told = command("qsmci", "chi-separation", "arlo", "--input", inputs, "--output", tmp_path)
+    assert told.status == 2
+    assert "names no method of separation" in told.err
 
 
 def test_steps_hand_over_through_folders(command, inputs, linked, small, tmp_path):

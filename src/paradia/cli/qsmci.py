@@ -45,7 +45,7 @@ def qsmci(
     ----------
     stage
         A stage of Paradia, such as ``inversion``, or one of the benchmark: ``field-mapping``, ``bfr``, ``dipole``,
-        ``unwrap+bfr``, ``bfr+dipole``, ``end-to-end``, ``brain-extraction``.
+        ``unwrap+bfr``, ``bfr+dipole``, ``end-to-end``, ``brain-extraction``, ``r2prime-generation``, ``chi-separation``.
     method
         A method of the stage. Where a stage of the benchmark takes several steps, their methods with plus signs between, as
         ``romeo+nonlinear``; what is left out is that of the default protocol. A protocol will do as well.
@@ -95,7 +95,8 @@ def understand(stage: str, method: str) -> Request:
     last = protocol.steps[-1]
     gives = [name for name in last.loaded.gives if name != "mask" or last.stage == "mask"]
     known = [name for name in gives if name in contract.CONTRACT]
-    return Request(protocol, needs, uses, known or gives)
+    asked = [name for name in known if name in STAGES[last.stage].gives]  # networks give more than their stage is for
+    return Request(protocol, needs, uses, asked or known or gives)
 
 
 def _run(request: Request, folder: Path, out: Path, device: str) -> int:
@@ -140,7 +141,7 @@ def _submission(stage: str, method: str, request: Request, image: str | None, au
         protocol=request.protocol,
         inputs=tuple(words),
         optional=tuple(contract.NAMES.get(name, name) for name in optional),
-        output=contract.file_of(request.gives[0]),
+        output=" and ".join(contract.file_of(name) for name in request.gives),
         authors=tuple(author or ()),
         image=image,
     )
@@ -151,6 +152,10 @@ def _span(inputs: list[str], gives: list[str]) -> str | None:
     goal = gives[0]
     if goal == "mask":
         return "brain-extraction" if "magnitude" in inputs else None
+    if goal == "chi_pos":
+        return "chi-separation"
+    if goal == "r2prime":
+        return "r2prime-generation" if "magnitude" in inputs else None
     if "phase" in inputs:
         return {"total_field": "field-mapping", "local_field": "unwrap+bfr", "chi": "end-to-end"}.get(goal)
     if goal == "local_field" and "total_field" in inputs:

@@ -1,9 +1,9 @@
 """Folders as the QSM-CI benchmark lays them out: canonical file names, fields and χ in ppm, ``params.json``.
 
 Facts of the contract: phase in rad that grows with the field, echoes last; ``totalfield``, ``localfield`` and ``chimap`` in ppm
-of B0; ``r2prime`` in 1/s; ``params.json`` with ``TE`` in s, ``B0`` in T, ``B0_dir`` in array axes and ``voxel_size`` in mm; knobs
-in ``config.json``, a flat object that is only there when some were turned. Data that the contract has no file for are read and
-written under their own names, such as ``noise.nii.gz``.
+of B0; ``chi-para`` and ``chi-dia``, both 0 or more, in ppm; ``r2prime`` in 1/s; ``params.json`` with ``TE`` in s, ``B0`` in T,
+``B0_dir`` in array axes and ``voxel_size`` in mm; knobs in ``config.json``, a flat object that is only there when some were turned. Data
+that the contract has no file for are read and written under their own names, such as ``noise.nii.gz``.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ from paradia.io.phase import to_radians
 from paradia.io.sidecar import read_json
 from paradia.scan import Scan
 
-NAMES = MappingProxyType({"total_field": "totalfield", "local_field": "localfield", "chi": "chimap"})
+NAMES = MappingProxyType(
+    {"total_field": "totalfield", "local_field": "localfield", "chi": "chimap", "chi_pos": "chi-para", "chi_neg": "chi-dia"}
+)
 """Names of files that differ from those of the data."""
 
-CONTRACT = ("phase", "magnitude", "mask", "total_field", "local_field", "chi", "r2prime")
+CONTRACT = ("phase", "magnitude", "mask", "total_field", "local_field", "chi", "r2prime", "chi_pos", "chi_neg")
 """Data that the contract knows."""
 
 SPANS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -43,6 +45,8 @@ SPANS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "unwrap+bfr": ("unwrap", "fieldmap", "background"),
         "bfr+dipole": ("background", "inversion"),
         "end-to-end": ("unwrap", "fieldmap", "background", "inversion"),
+        "r2prime-generation": ("relaxometry",),
+        "chi-separation": ("relaxometry", "separation"),
     }
 )
 """Stages of the benchmark by its names, and what they are made of here."""

@@ -52,7 +52,12 @@ def chain(name: str, text: str, stages: Sequence[str]) -> Protocol:
             )
         stages = [*(s for s in stages if s not in SINGLE), "singlestep"]
     usual = {step.stage: step for step in Protocol.load(DEFAULT).steps}
+    if lacking := [s for s in stages if s not in chosen and s not in usual]:
+        raise UnknownMethodError(f"{text!r} names no method of {lacking[0]} for {name}. {nearest(text, methods(lacking[0]))}")
     steps = [Step(s, chosen[s]) if s in chosen else usual[s] for s in stages]
+    if len(stages) == 1 and "r2star" in steps[0].needs:  # R2′ from the echoes themselves
+        steps.insert(0, usual["relaxometry"])
+        return Protocol(text, "", tuple(steps))
     return Protocol(text, "", tuple(_asked(steps, chosen)))
 
 
