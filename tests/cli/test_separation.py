@@ -218,3 +218,33 @@ def test_a_dry_run_tells_of_the_spin_echoes(command, study, tmp_path):
     told = command("run", study, tmp_path / "out", "--protocol", "separation", "--dry-run")
     assert "sub-with: 3 magnitude, 3 phase, 4 spin echoes" in told.out
     assert "separation sepnet_r2prime or sepnet_r2star" in told.out
+
+
+def test_maps_that_cannot_belong_together_are_told(command, small, tmp_path):
+    """Other grids, rates of another unit, negative rates beyond noise, and a field strength that nobody measured at."""
+    mask = small.mask
+    images = {"local-field": small.local_field * mask, "r2prime": 0.4 * small.r2star * mask, "mask": mask}
+
+    def separated(b0=3.0, **other):
+        given = images | {name.replace("_", "-"): image for name, image in other.items()}
+        words = [word for name, image in given.items() for word in (f"--{name}", save(tmp_path / f"{name}.nii.gz", image, small.affine))]
+        told = command("separation", "chisep-medi", tmp_path / "pos.nii.gz", *words, "--b0", b0)
+        return told.status, re.sub(r"\s+", " ", told.err)
+
+    status, said = separated(r2prime=images["r2prime"][:-2])
+    assert status == 2
+    assert "has shape" in said
+    status, said = separated(r2prime=images["r2prime"] / 1000)
+    assert status == 2
+    assert "r2prime must be in 1/s" in said
+    status, said = separated(r2prime=-images["r2prime"])
+    assert status == 2
+    assert "r2prime is negative in" in said
+    status, said = separated(b0=14.1)
+    assert status == 2
+    assert "no relaxivity is known at 14.1 T" in said
+    some = images["r2prime"].copy()
+    some[:18] *= -1
+    status, said = separated(r2prime=some)
+    assert status == 0
+    assert "more than noise makes" in said
