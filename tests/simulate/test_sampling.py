@@ -65,9 +65,9 @@ def test_a_radius_varies_by_no_more_than_is_said():
 
 
 def test_a_poisson_disk_is_soon_there():
-    start = time.perf_counter()
+    start = time.process_time()
     mask = poisson_disk((192, 128), 4.0)
-    assert time.perf_counter() - start < 4  # measured 0.3 s; the rest is for busy machines
+    assert time.process_time() - start < 4  # measured 0.3 s; the rest is for busy machines
     assert abs(acceleration_of(mask) / 4 - 1) < 0.02
 
 
