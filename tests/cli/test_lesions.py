@@ -68,7 +68,7 @@ def test_a_mask_is_taken_apart_and_two_pipelines_are_compared(command, files, tm
     assert (agreed["lesions"], agreed["agreement_percent"], agreed["iso_hyper"]) == ("3", "66.67", "1")
     assert float(agreed["kappa"]) == pytest.approx(0.5)
     assert "66.7 % of 3" in told.out
-    assert json.loads((out / "lesions.json").read_text())["agreement"]["chi_pos"]["count"] == 3
+    assert json.loads((out / "lesions.json").read_text())["agreement"]["chi_pos"]["number"] == 3
 
 
 def test_a_study(command, files, tmp_path):

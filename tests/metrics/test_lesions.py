@@ -127,7 +127,7 @@ def test_agreement_is_that_of_counts_by_hand():
     first = ["hyper"] * 45 + ["iso"] * 30 + ["hypo"] * 25 + [UNKNOWN]
     second = ["hyper"] * 40 + ["iso"] * 5 + ["iso"] * 28 + ["hypo"] * 2 + ["hypo"] * 25 + ["iso"]
     found = agreement(first, second)
-    assert found.count == 100
+    assert found.number == 100
     assert found.table == ((40, 5, 0), (0, 28, 2), (0, 0, 25))
     assert found.share == 0.93
     assert (found.low, found.high) == (pytest.approx(0.8625, abs=2e-4), pytest.approx(0.9657, abs=2e-4))  # Wilson's formula by hand

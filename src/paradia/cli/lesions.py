@@ -245,7 +245,7 @@ def _agreement(compared: Mapping[str, Agreement]) -> str:
     lines = ["\t".join(columns)]
     for name, one in compared.items():
         shares = [f"{100 * value:.2f}" for value in (one.share, one.low, one.high)]
-        lines.append("\t".join([name, str(one.count), *shares, _number(one.kappa), *(str(n) for row in one.table for n in row)]))
+        lines.append("\t".join([name, str(one.number), *shares, _number(one.kappa), *(str(n) for row in one.table for n in row)]))
     return "\n".join(lines) + "\n"
 
 
@@ -275,7 +275,7 @@ def _show(measured: Sequence[Measured], compared: Mapping[str, Agreement]) -> No
         if name in compared:
             one = compared[name]
             row += [
-                f"{100 * one.share:.1f} % of {one.count}",
+                f"{100 * one.share:.1f} % of {one.number}",
                 f"{100 * one.low:.1f} to {100 * one.high:.1f} %",
                 _number(round(one.kappa, 3)),
             ]

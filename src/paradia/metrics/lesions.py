@@ -107,7 +107,7 @@ class Lesion(NamedTuple):
 class Agreement(NamedTuple):
     """How far two sets of classes of the same lesions agree."""
 
-    count: int
+    number: int
     table: tuple[tuple[int, int, int], ...]
     """Rows: the first set; columns: the second; both in the order of `CLASSES`."""
     share: float

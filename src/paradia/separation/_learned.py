@@ -115,8 +115,8 @@ def learned(
     closed = torch.stack(split(held.chi, held.rate, *dr, 1.0)) * held.mask
     apart = (found.value - closed).square().mean(0).sqrt()
     images = [*found.value, *found.deviation, *unmet(found.value, held), *closed, apart]
-    put = tuple(window.put(image).to(like) for image in images)
-    maps = LearnedSeparation(*put, like.new_tensor(found.novelty))
+    put = [*(window.put(image).to(like) for image in images), like.new_tensor(found.novelty)]
+    maps = LearnedSeparation(**dict(zip(LearnedSeparation._fields, put, strict=False)))  # the bands, last, come where they are asked for
     if not asked.band:
         return maps
     wide = [window.put(image).to(like) for image in _band(ask, found, held, asked.band)]
