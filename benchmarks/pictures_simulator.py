@@ -1,6 +1,6 @@
 """Draw the pictures of docs/simulator.md from simulated heads; the one beside a real slab needs ../shared/data.
 
-python benchmarks/pictures_simulator.py [subjects maps slab values]
+python benchmarks/pictures_simulator.py [subjects maps slab values] [demo]
 """
 
 from __future__ import annotations
@@ -167,12 +167,30 @@ def _densities(axes: Axes, people: Sequence[Subject]) -> None:
     axes.legend(fontsize=8)
 
 
+def demo(folder: Path = Path("demo")) -> None:
+    """Maps of the head of `make demo`, which has to be there; README's picture."""
+    raw, found = folder / "bids" / "sub-demo" / "anat", folder / "derivatives" / "paradia" / "sub-demo" / "anat"
+    layers = {
+        "magnitude, 20 ms": (raw / "sub-demo_echo-3_part-mag_MEGRE.nii.gz", 0, None),
+        "phase, 20 ms": (raw / "sub-demo_echo-3_part-phase_MEGRE.nii.gz", -np.pi, np.pi),
+        "total field, ±0.3 ppm": (found / "sub-demo_fieldmap.nii.gz", -0.3, 0.3),
+        "local field, ±0.04 ppm": (found / "sub-demo_localfield.nii.gz", -0.04, 0.04),
+        "χ, −0.1 to 0.2 ppm": (found / "sub-demo_Chimap.nii.gz", -0.1, 0.2),
+        "R2*, 0 to 50 1/s": (found / "sub-demo_R2starmap.nii.gz", 0, 50),
+    }
+    figure, axes = plt.subplots(1, 6, figsize=(15, 3.3), layout="constrained")
+    for place, (name, (path, low, high)) in zip(axes, layers.items(), strict=True):
+        image = np.asarray(nib.load(path).dataobj, dtype=np.float32)[:, :, 50]
+        show(place, image, low, float(np.quantile(image, 0.97)) if high is None else high, name)
+    figure.savefig(IMAGES / "demo.png", dpi=80)
+
+
 def main() -> None:
-    """Draw what is asked for, or all."""
+    """Draw what is asked for, or all but the demo."""
     torch.set_num_threads(1)
     pictures = {"subjects": subjects, "maps": maps, "slab": slab, "values": values}
     for name in sys.argv[1:] or pictures:
-        pictures[name]()
+        demo() if name == "demo" else pictures[name]()
 
 
 if __name__ == "__main__":
