@@ -184,7 +184,7 @@ def accuracy(person: Subject) -> list[str]:
     rows = [
         ("a sphere beside the mask, against its closed form, RMS", sphere),
         ("a cylinder that leaves the field of view (5 voxels in radius), against its closed form, RMS", cylinder),
-        ("six spheres and three cylinders in a bottle, by the dipole on voxels, 3 mm off their edges, against closed forms, RMS", spheres),
+        ("five spheres and three cylinders in a bottle, by the dipole on voxels, 3 mm off their edges, against closed forms, RMS", spheres),
         ("Laplacian of a head's background field over that of its local field, two voxels within the brain", harmonic),
     ]
     try:
