@@ -279,14 +279,11 @@ def times(options: argparse.Namespace) -> list[str]:
         "included."
     )
     return [
-        "## Time and memory",
-        "",
         text,
         "",
         "| method | s on the clock | s of the processor | peak GB |",
         "|---|---|---|---|",
         *rows,
-        "",
     ]
 
 
