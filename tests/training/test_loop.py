@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from paradia.errors import InputError
+from paradia.errors import FileError, InputError
 from paradia.nets.store import unpack
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import centred, problem
@@ -60,6 +60,19 @@ def test_the_average_is_what_was_validated(trained, folder):
     assert again["after"] == pytest.approx(float(rows_of(trained[0])[1]["after"]), rel=0.02)  # weights in half precision
     assert net.about["step"] == "120"
     assert json.loads(net.about["plan"])["crop"] == 16
+
+
+def test_it_begins_with_given_weights(trained, folder, tmp_path):
+    released, rows = trained[0] / "average.safetensors", rows_of(trained[0])
+    train(TOY, folder, tmp_path / "again", Plan(steps=2, batch=1, crop=8, rate=1e-9, pool=4, every=2), start=released, tell=str)
+    (row,) = rows_of(tmp_path / "again")
+    assert float(row["after"]) == pytest.approx(float(rows[1]["after"]), rel=0.05)
+    with pytest.raises(FileError, match="no weights"):
+        train(TOY, folder, tmp_path / "none", PLAN, start=tmp_path / "none.safetensors")
+    other = Task("other", TOY.architecture, toy)
+    with pytest.raises(InputError, match="trained for toy, not for other"):
+        train(other, folder, tmp_path / "none", PLAN, start=released)
+    assert not (tmp_path / "none").exists()
 
 
 def test_it_goes_on_where_it_stopped(folder, tmp_path):

@@ -43,10 +43,11 @@ def __getattr__(name: str) -> Callable[..., int]:
         rate: float = USUAL.rate,
         every: int = USUAL.every,
         seed: int = USUAL.seed,
+        start: Path | None = None,
         device: str = "auto",
     ) -> int:
         plan = Plan(steps=steps, batch=batch, crop=crop, rate=rate, every=every, seed=seed)
-        return _train(network, volumes, output, plan, device)
+        return _train(network, volumes, output, plan, start, device)
 
     command.__name__ = network
     command.__doc__ = f"{NETWORKS.get(network, 'Train a network.')}\n{_DOCSTRING}"
@@ -75,6 +76,8 @@ _DOCSTRING = """
         Steps between validations; the checkpoint is written as often.
     seed
         Draws the first weights and the crops.
+    start
+        Weights to begin with, such as the released ones, instead of random ones.
     device
         ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the best there is.
 """
@@ -119,7 +122,7 @@ def volumes(
     return 0
 
 
-def _train(network: str, volumes: Path, output: Path, plan: Plan, device: str) -> int:
+def _train(network: str, volumes: Path, output: Path, plan: Plan, start: Path | None, device: str) -> int:
     """Train, say how it goes, and draw it."""
     if min(plan.steps, plan.batch, plan.crop, plan.every) < 1 or plan.rate <= 0:
         raise InputError("--steps, --batch, --crop, --every and --rate must be positive.")
@@ -132,7 +135,7 @@ def _train(network: str, volumes: Path, output: Path, plan: Plan, device: str) -
         if line.startswith("{"):
             draw_curves(output / "log.csv", output / "curves.png")
 
-    average = train(TASKS[network], volumes, output, plan, device=pick_device(device), tell=tell)
+    average = train(TASKS[network], volumes, output, plan, start=start, device=pick_device(device), tell=tell)
     sys.stdout.write(f"{average}\n")
     return 0
 

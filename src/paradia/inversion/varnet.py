@@ -14,7 +14,7 @@ from paradia.inversion.l1bayes import l1bayes
 from paradia.nets.checks import LOCAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
 from paradia.nets.store import network
-from paradia.nets.unrolled import TRUST, invert, problem, unexplained
+from paradia.nets.unrolled import ITERATIONS, TRUST, invert, problem, unexplained
 from paradia.sources.doubt import roughness
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, Image, LearnedChi, Mask, Volume
@@ -33,15 +33,15 @@ def varnet(
     grid: Grid,
     noise: Volume | None = None,
     *,
-    stages: int = 2,
+    stages: int = 1,
     trust: float = TRUST,
-    refine: int = 0,
+    refine: int = ITERATIONS,
     callback: Callback | None = None,
 ) -> LearnedChi:
-    r"""Begin with few edges; then a trained network proposes and the field decides, in turn.
+    r"""Begin with few edges; a trained network proposes, then the field corrects it where it can tell better.
 
     The start is that of `l1bayes`, shorter. In each stage the network sees χ, the field and what χ does not explain of it, and proposes a
-    better χ with a standard deviation :math:`\tau` for each voxel. Between stages the field has its say:
+    better χ with a standard deviation :math:`\tau` for each voxel. Then the field has its say:
 
     .. math:: \arg\min_\chi\; t\,\|\sigma^{-1} M (f - D\chi)\|^2 + \|(\chi - z)/\tau\|^2
 
@@ -63,7 +63,7 @@ def varnet(
     trust
         t of the formula, 0 or more: 1 if all errors of the field and of the proposal were white and known, 0 to leave all to the network.
     refine
-        Iterations in which the field corrects the last proposal too: closer to the data, a little noisier.
+        Iterations in which the field corrects the last proposal too; 0 leaves the last word to the network.
     callback
         Called as ``callback(iteration, relative_change)`` in the start.
 

@@ -16,8 +16,8 @@ from paradia.nets.windows import apply
 from paradia.operators.dipole import Dipole
 from paradia.solvers.cg import cg
 
-TRUST = 0.3
-"""Weight of the field in the data steps: less than one, since its errors are neither white nor all known."""
+TRUST = 0.1
+"""Weight of the field in the data steps: less than one, since its errors are neither white nor all known; chosen on validation volumes."""
 
 ITERATIONS = 8
 """Of conjugate gradients in a data step: more do not change what the network sees."""
@@ -51,9 +51,11 @@ class Problem(NamedTuple):
     dipole: Dipole
     scale: Tensor
     """Robust standard deviation of the start's susceptibility, ppm: the unit of all that the network sees."""
+    sure: Tensor
+    """What data steps hold χ to, ppm: the field, or less than it where it is known to hold what is no local source's."""
 
 
-def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Grid) -> tuple[Problem, Tensor]:
+def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Grid, sure: Tensor | None = None) -> tuple[Problem, Tensor]:
     """Bring a field and a start into the network's form.
 
     Parameters
@@ -68,6 +70,8 @@ def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Gri
         Standard deviation of the field, ppm.
     grid
         Of the window.
+    sure
+        What data steps hold χ to, ppm; the field if absent.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Gri
     Tensor
         The start with a mean of zero in the mask.
     """
-    held = Problem(field * mask, mask, noise * mask, Dipole(grid).to(field), unit_of(start, mask))
+    held = Problem(field * mask, mask, noise * mask, Dipole(grid).to(field), unit_of(start, mask), (field if sure is None else sure) * mask)
     return held, centred(start, mask)
 
 
@@ -144,7 +148,7 @@ def consult(estimate: Estimate, held: Problem, trust: float, iterations: int = I
     def normal(u: Tensor) -> Tensor:
         return u + size * held.dipole(weight * held.dipole(size * u))
 
-    right = size * held.dipole(weight * (held.field - held.dipole(estimate.value)))
+    right = size * held.dipole(weight * (held.sure - held.dipole(estimate.value)))
     change = cg(normal, right, max_iter=iterations, tol=1e-3).x
     return centred(estimate.value + size * change, held.mask)
 

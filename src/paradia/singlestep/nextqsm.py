@@ -11,7 +11,7 @@ from paradia.grid import Grid
 from paradia.nets.checks import TOTAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
 from paradia.nets.store import network
-from paradia.nets.unrolled import TRUST, clear, invert, problem, unexplained
+from paradia.nets.unrolled import ITERATIONS, TRUST, clear, invert, problem, unexplained
 from paradia.sources.doubt import roughness
 from paradia.sources.fit import QUICK, fit
 from paradia.sources.split import MARGIN, Effort
@@ -28,9 +28,9 @@ def nextqsm(
     grid: Grid,
     noise: Volume | None = None,
     *,
-    stages: int = 2,
+    stages: int = 1,
     trust: float = TRUST,
-    refine: int = 0,
+    refine: int = ITERATIONS,
     start: int = QUICK.start,
     rounds: int = QUICK.rounds,
     max_iter: int = QUICK.max_iter,
@@ -38,8 +38,8 @@ def nextqsm(
 ) -> LearnedSources:
     """Fit sources inside and outside together; one network mends the local field, another in turn with that field the χ.
 
-    This is `bgnet` and `varnet` after a single fit: its χ is what the second network begins with, and the noise that the fit leaves
-    over is given back to the local field, so that the data steps weigh what was measured.
+    This is `bgnet` and `varnet` after a single fit: its χ is what the second network begins with. What the fit leaves over is
+    shown to that network, and the data steps do without it.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def nextqsm(
     trust
         Weight of the field between those stages, 0 or more; see `varnet`.
     refine
-        Iterations in which the field corrects the last proposal too: closer to the data, a little noisier.
+        Iterations in which the field corrects the last proposal too; 0 leaves the last word to the network.
     start
         Most iterations of the quadratic fit.
     rounds
@@ -107,7 +107,8 @@ def nextqsm(
         fitted = fit(window, field, known, Effort(start, rounds, max_iter), callback)
         loud = roughness(field, window.mask).expand(field.shape) if known is None else known
         local = clear(background, field, fitted.local_field, fitted.chi, fitted.rest, loud, window)
-        held, chi = problem(local.value + fitted.rest, fitted.chi, window.mask, loud, window.grid)
+        # what neither side explains is shown to the network, but no data step is to turn it into sources
+        held, chi = problem(local.value + fitted.rest, fitted.chi, window.mask, loud, window.grid, local.value)
         found = invert(inversion, chi, held, stages=stages, trust=trust, refine=refine)
         strange = max(local.novelty, found.novelty)
         tell(strange, "nextqsm")

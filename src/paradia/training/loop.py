@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from paradia.errors import InputError
-from paradia.nets.store import pack
+from paradia.errors import FileError, InputError
+from paradia.nets.store import pack, unpack
 from paradia.nets.unet import UNet3d
 from paradia.nets.windows import apply
 from paradia.simulate.batches import take
@@ -154,7 +154,16 @@ def loss(answer: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return size + SLOPE_SHARE * slopes + DEVIATION_SHARE * likely, size.detach()
 
 
-def train(task: Task, volumes: Path, folder: Path, plan: Plan, *, device: str = "cpu", tell: Callable[[str], None] = print) -> Path:
+def train(
+    task: Task,
+    volumes: Path,
+    folder: Path,
+    plan: Plan,
+    *,
+    start: Path | None = None,
+    device: str = "cpu",
+    tell: Callable[[str], None] = print,
+) -> Path:
     """Train a network until its plan is done; what is there already is taken up.
 
     Parameters
@@ -167,6 +176,8 @@ def train(task: Task, volumes: Path, folder: Path, plan: Plan, *, device: str = 
         Where the checkpoint, the log ``log.csv`` and the average weights ``average.safetensors`` go.
     plan
         How long and how.
+    start
+        Weights to begin with, such as released ones; random ones if absent. A checkpoint in the folder goes before.
     device
         CPU or CUDA.
     tell
@@ -176,10 +187,18 @@ def train(task: Task, volumes: Path, folder: Path, plan: Plan, *, device: str = 
     -------
     Path
         The average weights.
+
+    Raises
+    ------
+    FileError
+        There are no weights to begin with where they should be.
+    InputError
+        Those weights are of another network, or there are no volumes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
-    net = task.network().to(device)
+    net = task.network() if start is None else _begun(task, start)
+    folder.mkdir(parents=True, exist_ok=True)
+    net.to(device).train().requires_grad_(True)
     net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     average = task.network().to(device).eval().requires_grad_(False)
     average.load_state_dict(net.state_dict())
@@ -193,7 +212,7 @@ def train(task: Task, volumes: Path, folder: Path, plan: Plan, *, device: str = 
         optimiser.load_state_dict(kept["optimiser"])
         step = int(kept["step"])
         tell(f"going on from step {step}")
-    state: dict[str, UNet3d | None] = {"average": average if step else None}
+    state: dict[str, UNet3d | None] = {"average": average if step or start else None}
     pool = Pool(task, volumes, plan, state, device)
     generator = torch.Generator().manual_seed(plan.seed + step)
     checks = [read(file, device) for file in sorted(volumes.glob("*.safetensors")) if int(file.stem) < VALIDATION]
@@ -254,6 +273,16 @@ def validate(task: Task, net: UNet3d, volumes: Sequence) -> dict[str, float]:
     if not volumes:
         return {}
     return {name: round(sum(row) / len(row), 3) for name, row in (("before", before), ("after", after), ("within", within))}
+
+
+def _begun(task: Task, start: Path) -> UNet3d:
+    """Read weights to begin with."""
+    if not start.is_file():
+        raise FileError(f"there are no weights {start} to begin with. Give a file that a training or a release wrote.")
+    net = unpack(start.read_bytes())
+    if net.about.get("task", task.name) != task.name:
+        raise InputError(f"{start} was trained for {net.about['task']}, not for {task.name}. Give weights of the same network.")
+    return net
 
 
 def _log(path: Path, row: dict[str, float | int]) -> None:
