@@ -191,3 +191,13 @@ def test_a_recipe_that_makes_no_sense_is_refused(knobs, message):
 def test_sizes_that_are_not_positive_are_refused():
     with pytest.raises(InputError, match="must be positive, got 0, 4, 32"):
         next(batches(SHAPES, crop=0))
+
+
+def test_places_are_drawn_evenly_also_in_sparse_masks():
+    generator = torch.Generator().manual_seed(0)
+    for share in (0.5, 0.001):
+        mask = torch.rand((20, 25, 30), generator=generator) < share
+        places = [tuple(simulated._place(mask, generator)) for _ in range(600)]
+        assert all(mask[place] for place in places)
+        low = sum(place[0] < 10 for place in places) / len(places)
+        assert low == pytest.approx(float(mask[:10].sum() / mask.sum()), abs=0.08)

@@ -29,6 +29,9 @@ HEAD = (176.0, 212.0, 176.0)
 REFERENCE_DR = 137.0
 """Relaxivity at 3 T around which examples vary, Hz/ppm."""
 
+TRIES = 50
+"""How often a place in a mask is looked for by chance."""
+
 OUTSIDE = torch.tensor([LABELS[name] for name in ("air", "muscle", "fat", "bone", "marrow")])
 """Tissues that no brain mask holds."""
 
@@ -293,8 +296,7 @@ def take(images: Tensor, mask: Tensor, crop: int, generator: torch.Generator) ->
     Tensor
         (channel, crop, crop, crop).
     """
-    inside = mask.nonzero()
-    middle = inside[int(torch.randint(len(inside), (), generator=generator))].tolist()
+    middle = _place(mask, generator)
     result = images.new_zeros((images.shape[0], crop, crop, crop))
     source, target = [slice(None)], [slice(None)]
     for m, n in zip(middle, mask.shape, strict=True):
@@ -303,6 +305,16 @@ def take(images: Tensor, mask: Tensor, crop: int, generator: torch.Generator) ->
         target.append(slice(0, min(crop, n - low)))
     result[tuple(target)] = images[tuple(source)]
     return result
+
+
+def _place(mask: Tensor, generator: torch.Generator) -> list[int]:
+    """Draw a voxel of a mask; most masks are met soon by chance, which costs less than a list of their voxels."""
+    for _ in range(TRIES):
+        voxel = [int(torch.randint(n, (), generator=generator)) for n in mask.shape]
+        if mask[tuple(voxel)]:
+            return voxel
+    inside = mask.nonzero()
+    return [int(i) for i in inside[int(torch.randint(len(inside), (), generator=generator))]]
 
 
 def _grid(recipe: Recipe, shapes: bool, uniform) -> Grid:
