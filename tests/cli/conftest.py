@@ -57,6 +57,7 @@ def small():
         chi=truth.chi.numpy(),
         r2star=truth.r2star.numpy(),
         r2=0.6 * truth.r2star.numpy(),
+        r2prime=0.4 * truth.r2star.numpy(),
     )
 
 

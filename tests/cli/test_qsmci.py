@@ -33,8 +33,8 @@ def inputs(small, tmp_path_factory):
     """A folder with everything that the contract knows, and what some methods want beyond it."""
     folder = tmp_path_factory.mktemp("input")
     for name in (*contract.CONTRACT, *EXTRA):
-        if hasattr(small, name) or name == "r2prime":
-            values = 0.4 * small.r2star if name == "r2prime" else getattr(small, name)
+        if hasattr(small, name):
+            values = getattr(small, name)
             values = np.asarray(values * small.mask if name in contract.FIELDS else values, np.float32)
             image = nib.Nifti1Image(np.moveaxis(values, 0, -1) if values.ndim == 4 else values, small.affine)
             nib.save(image, folder / contract.file_of(name))
