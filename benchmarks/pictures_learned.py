@@ -40,9 +40,9 @@ def save(figure: Figure, name: str) -> None:
     print(f"{path.name}: {path.stat().st_size // 1000} kB")
 
 
-def show(axes: Axes, image: Tensor | np.ndarray, low: float, high: float, title: str) -> None:
+def show(axes: Axes, image: Tensor | np.ndarray, low: float, high: float, title: str, aspect: float = 1.0) -> None:
     """Draw a slice, its first axis to the right and its second upwards."""
-    axes.imshow(np.asarray(image).T, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="nearest")
+    axes.imshow(np.asarray(image).T, cmap="gray", vmin=low, vmax=high, origin="lower", interpolation="nearest", aspect=aspect)
     axes.set_title(title, fontsize=9)
     axes.axis("off")
 
@@ -85,7 +85,7 @@ def real() -> None:
         "slab": [slab / "magnitude.nii.gz", slab / "phase.nii.gz", "--mask", slab / "mask.nii.gz", "--echo-times", 0.03, "--flip-sign"],
         "crop": [crop / "magnitude.nii.gz", crop / "phase.nii.gz", "--echo-times", 0.004, 0.008, 0.012],
     }
-    extra = {"slab": ["--b0", 3], "crop": ["--b0", 7, "--phase-units", "-0.003674:0.003674"]}
+    extra = {"slab": ["--b0", 3], "crop": ["--b0", 7, "--phase-units=-0.003674:0.003674"]}
     for name, call in calls.items():
         maps = {}
         for protocol in ("consensus", "learned"):
@@ -96,15 +96,18 @@ def real() -> None:
                 for kind in ("Chimap", "localfield", "desc-noise_Chimap"):
                     path = Path(folder) / "out" / f"{kind}.nii.gz"
                     if path.exists():
-                        maps[protocol, kind] = nib.load(path).get_fdata(dtype=np.float32)
+                        image = nib.load(path)
+                        maps[protocol, kind], edges = image.get_fdata(dtype=np.float32), image.header.get_zooms()
         some = maps["consensus", "Chimap"]
-        z = some.shape[2] // 2
+        box = tuple(slice(int(n.min()), int(n.max()) + 1) for n in np.nonzero(some))
+        maps = {key: image[box] for key, image in maps.items()}
+        y, z = (n // 2 for n in maps["consensus", "Chimap"].shape[1:])
         figure, axes = plt.subplots(2, 3, figsize=(11, 8), layout="constrained")
         for row, protocol in enumerate(("consensus", "learned")):
             show(axes[row, 0], maps[protocol, "localfield"][:, :, z], -0.05, 0.05, f"{protocol}: local field, ±0.05 ppm")
             show(axes[row, 1], maps[protocol, "Chimap"][:, :, z], -0.12, 0.18, "χ, −0.12 to 0.18 ppm")
-        show(axes[0, 2], maps["consensus", "Chimap"][:, some.shape[1] // 2, :], -0.12, 0.18, "consensus: χ")
-        show(axes[1, 2], maps["learned", "Chimap"][:, some.shape[1] // 2, :], -0.12, 0.18, "learned: χ")
+        show(axes[0, 2], maps["consensus", "Chimap"][:, y, :], -0.12, 0.18, "consensus: χ", edges[2] / edges[0])
+        show(axes[1, 2], maps["learned", "Chimap"][:, y, :], -0.12, 0.18, "learned: χ", edges[2] / edges[0])
         save(figure, name)
 
 
