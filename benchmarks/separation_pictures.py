@@ -1,4 +1,4 @@
-"""Pictures of every classical separation beside the truth, at 3 T and 7 T, with spin echoes and without, and of a real crop.
+"""Pictures of every separation beside the truth, at 3 T and 7 T, with spin echoes and without, and of a real crop.
 
     python benchmarks/separation_pictures.py [--only 3t 7t real lesions] [--voxel 1.6] [--threads 2]
 
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from separation import ALONE, DRAWN, HELD_OUT, SPIN, board_of, given, separated, simple
+from separation import ALONE, DRAWN, HELD_OUT, SPIN, board_of, given, separated, simple, trained
 
 from paradia.cli.lesions import lesions as lesions_command
 from paradia.grid import Grid
@@ -72,7 +72,7 @@ def simulated(b0: float, voxel: float, name: str) -> None:
     for group, names in (("with spin echoes", SPIN), ("gradient echoes alone", ALONE)):
         data = given(board, group)
         found = {"truth": (head.chi_pos * head.mask, head.chi_neg * head.mask)}
-        found |= {n: separated(n, data) for n in names if not n.startswith("sepnet")}
+        found |= {n: separated(n, data) for n in filter(trained, names)}
         rows += [(f"{sign}, {group}", {n: pair[i][cut].numpy() for n, pair in found.items()}) for i, sign in ((0, "χ+"), (1, "χ−"))]
     sheet(rows, f"{b0:g} T, SNR 100, {voxel:g} mm", IMAGES / f"{name}.webp")
 
@@ -87,7 +87,7 @@ def real(_: argparse.Namespace) -> None:
     start = board | {"grid": grid, "scan": scan, "mask": torch.ones(grid.shape, dtype=torch.bool)}
     maps = execute(Protocol.load("separation-classical").without(["separation"]), start).maps
     data = given({**start, **maps, "mask": maps["local_mask"]}, "gradient echoes alone")
-    found = {name: separated(name, data) for name in ALONE if not name.startswith("sepnet")}
+    found = {name: separated(name, data) for name in filter(trained, ALONE)}
     cut = (slice(None), slice(None), 20)
     inputs = {"magnitude": board["magnitude"][0], "local field": maps["local_field"], "χ": maps["chi"], "R2*": maps["r2star"]}
     windows = {"magnitude": (0, None), "local field": (-0.03, 0.03), "χ": (-0.1, 0.1), "R2*": (0, 80)}
