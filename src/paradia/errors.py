@@ -16,6 +16,7 @@
     │   ├── UnknownMethodError
     │   ├── UnknownKnobError
     │   └── UnknownProtocolError
+    ├── WeightsError (LookupError)      weights of a network are missing or not the released ones
     └── MissingDependencyError (ImportError)
 
     ParadiaWarning (UserWarning)

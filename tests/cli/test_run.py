@@ -19,7 +19,17 @@ from paradia.cli.run import _result
 
 from .conftest import FAST, describe, save, write_subject
 
-MAPS = ("mask", "fieldmap", "desc-noise_fieldmap", "localfield", "desc-local_mask", "Chimap", "R2starmap", "T2starmap")
+MAPS = (
+    "mask",
+    "fieldmap",
+    "desc-noise_fieldmap",
+    "localfield",
+    "desc-local_mask",
+    "Chimap",
+    "R2starmap",
+    "desc-noise_R2starmap",
+    "T2starmap",
+)
 
 
 TIMES = ("--echo-times", "0.004", "0.012", "0.02", "--b0", "3")

@@ -69,6 +69,36 @@ def test_out_of_memory_goes_on_in_windows_and_is_said(net, small, monkeypatch):
     torch.testing.assert_close(answer, whole, rtol=0, atol=0.02 * float(whole.std()))
 
 
+def test_the_second_answer_has_its_blocks_between_those_of_the_first(net, monkeypatch):
+    """A network that gives the mean of each block, asked for a point, lights up the block on either side of it."""
+
+    def means(net, channels):
+        sizes = channels.shape[1:]
+        whole = torch.nn.functional.pad(channels, [n for size in reversed(sizes) for n in (0, -size % 2)])
+        spread = torch.nn.functional.avg_pool3d(whole, 2)
+        for axis in (1, 2, 3):
+            spread = spread.repeat_interleave(2, axis)
+        return spread[:, : sizes[0], : sizes[1], : sizes[2]]
+
+    monkeypatch.setattr(windows, "apply", means)
+    for place in (6, 7):
+        channels = torch.zeros(1, 14, 15, 16)
+        channels[0, place, place, place] = 1.0
+        lit = windows.ask(net, channels)[0]
+        torch.testing.assert_close(lit.sum(), torch.tensor(1.0))
+        for axis in range(3):
+            seen = lit.amax([other for other in range(3) if other != axis]).nonzero()[:, 0]
+            assert seen.tolist() == [place - 1, place, place + 1]
+
+
+def test_both_answers_count_alike(net):
+    channels = torch.randn(1, 23, 20, 21)
+    answer, first = windows.ask(net, channels), windows.apply(net, channels)
+    second = 2 * answer - first
+    assert not torch.equal(second, first)
+    assert float(torch.corrcoef(torch.stack([second.flatten(), first.flatten()]))[0, 1]) < 0.999
+
+
 @pytest.mark.parametrize("size", [1, 31, 56, 57, 80, 200])
 def test_windows_begin_at_multiples_and_reach_the_end(size, small):
     starts = windows._starts(size, 4)

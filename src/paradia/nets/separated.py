@@ -13,7 +13,7 @@ from paradia.nets.familiar import novelty
 from paradia.nets.features import FIELD, gain, squash
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import FLOOR, ITERATIONS, LEAST, centred, unit_of
-from paradia.nets.windows import apply
+from paradia.nets.windows import ask
 from paradia.operators.dipole import Dipole
 from paradia.solvers.cg import cg
 
@@ -128,7 +128,7 @@ def separation_channels(pair: Tensor, held: Separable) -> Float[Tensor, "10 x y 
 def propose(net: UNet3d, pair: Tensor, held: Separable) -> Pair:
     """Ask the network for better maps; they stay at zero or above."""
     channels = separation_channels(pair, held)
-    answer = apply(net, channels)
+    answer = ask(net, channels)
     unit = held.scale * gain(pair / held.scale)
     value = (pair + unit * answer[:2]).clamp_min(0) * held.mask
     return Pair(value, unit * answer[2:4].clamp(-6, 3).exp() * held.mask, novelty(net, channels, held.mask))

@@ -12,7 +12,7 @@ from paradia.grid import Grid
 from paradia.nets.familiar import novelty
 from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
 from paradia.nets.unet import UNet3d
-from paradia.nets.windows import apply
+from paradia.nets.windows import ask
 from paradia.operators.dipole import Dipole
 from paradia.solvers.cg import cg
 
@@ -113,7 +113,7 @@ def propose(net: UNet3d, chi: Tensor, held: Problem) -> Estimate:
         χ, mean zero in the mask.
     """
     channels = inversion_channels(held.field, chi, held.mask, held.noise, held.dipole, held.scale)
-    answer = apply(net, channels)
+    answer = ask(net, channels)
     unit = held.scale * gain(chi / held.scale)
     deviation = unit * answer[1].clamp(-6, 3).exp() * held.mask
     return Estimate(centred(chi + unit * answer[0], held.mask), deviation, novelty(net, channels, held.mask))
@@ -222,7 +222,7 @@ def clear(net: UNet3d, total: Tensor, local: Tensor, chi: Tensor, rest: Tensor, 
     mask, scale = window.mask, unit_of(chi, window.mask)
     chi = centred(chi, mask)
     channels = background_channels(total * mask, local * mask, chi, rest, mask, noise * mask, window.grid, scale)
-    answer = apply(net, channels)
+    answer = ask(net, channels)
     unit = scale / FIELD * gain(FIELD * local / scale)
     deviation = unit * answer[1].clamp(-6, 3).exp() * mask
     return Estimate((local + unit * answer[0]) * mask, deviation * net.calibration[0], novelty(net, channels, mask))

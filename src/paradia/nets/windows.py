@@ -8,6 +8,7 @@ import warnings
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from paradia.errors import ParadiaWarning
 from paradia.nets.unet import UNet3d
@@ -50,6 +51,29 @@ def apply(net: UNet3d, channels: Float[Tensor, "inputs x y z"]) -> Float[Tensor,
             warnings.warn("the GPU has too little memory for the volume at once: going on in windows.", ParadiaWarning, stacklevel=2)
             torch.cuda.empty_cache()
     return _windows(net, channels)
+
+
+def ask(net: UNet3d, channels: Float[Tensor, "inputs x y z"]) -> Float[Tensor, "outputs x y z"]:
+    """Give the mean of two answers of the network: for the volume, and for its mirror image with the folded blocks moved by half.
+
+    One answer alone has a faint lattice of the blocks' size in it; that of the other falls between.
+
+    Parameters
+    ----------
+    net
+        The network.
+    channels
+        Its inputs: maps that a mirror image may be taken of, as in training.
+
+    Returns
+    -------
+    Tensor
+        Its outputs.
+    """
+    axes = (1, 2, 3)
+    x, y, z = ((net.fold // 2 - n) % net.fold for n in channels.shape[1:])  # what brings the blocks between those of the volume
+    mirrored = apply(net, pad(channels.flip(axes), (z, 0, y, 0, x, 0)))[:, x:, y:, z:]
+    return (apply(net, channels) + mirrored.flip(axes)) / 2
 
 
 def _once(net: UNet3d, channels: Tensor) -> Tensor:

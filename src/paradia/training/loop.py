@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from paradia.errors import FileError, InputError
 from paradia.nets.store import pack, unpack
 from paradia.nets.unet import UNet3d
-from paradia.nets.windows import apply
+from paradia.nets.windows import ask
 from paradia.simulate.batches import take
 from paradia.training.tasks import Lesson, Task
 from paradia.training.volumes import read
@@ -263,7 +263,7 @@ def validate(task: Task, net: UNet3d, volumes: Sequence) -> dict[str, float]:
     for number, volume in enumerate(volumes):
         lesson = task.lesson(volume, net if number % 2 else None, torch.Generator().manual_seed(number))
         n = lesson.target.shape[0]
-        answer = apply(net, lesson.channels)
+        answer = ask(net, lesson.channels)
         found = lesson.start + lesson.unit * answer[:n]
         size = lesson.target[:, lesson.mask].norm()
         before.append(float((lesson.start - lesson.target)[:, lesson.mask].norm() / size) * 100)

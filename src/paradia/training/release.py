@@ -18,7 +18,7 @@ from paradia.errors import FileError, InputError
 from paradia.nets import store
 from paradia.nets.familiar import learn, statistics, to_json
 from paradia.nets.unet import UNet3d
-from paradia.nets.windows import apply
+from paradia.nets.windows import ask
 from paradia.training.loop import VALIDATION
 from paradia.training.tasks import Lesson, Task
 from paradia.training.volumes import Prepared, read
@@ -187,7 +187,7 @@ def judge(task: Task, net: UNet3d, volume: Prepared, number: int, name: str) -> 
     generator = torch.Generator().manual_seed(number)
     lesson = task.lesson(volume, net if number // 2 % 2 else None, generator)
     n = lesson.target.shape[0]
-    answer = apply(net, lesson.channels)
+    answer = ask(net, lesson.channels)
     error = ((lesson.start + lesson.unit * answer[:n]) - lesson.target)[:, lesson.mask]
     deviation = (lesson.unit * answer[n:].clamp(-6, 3).exp())[:, lesson.mask]
     few = torch.randperm(error.shape[1], generator=generator)[:SAMPLES].to(error.device)
