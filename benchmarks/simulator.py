@@ -70,7 +70,7 @@ def speed(volumes: int) -> list[str]:
     lines = [
         "## Training batches",
         "",
-        f"Crops of 64³ from `simulate.batches` with its defaults, {CROPS} crops a volume, the coarse start included; over {volumes} "
+        f"Crops of 64³ from `simulate.batches`, {CROPS} crops a volume, the coarse start included; over {volumes} "
         "volumes, after a first that loads the bank. Processor seconds count this process alone, on all its threads: what a machine would "
         "take that does nothing else, less what others take of its caches; least and median over volumes.",
         "",

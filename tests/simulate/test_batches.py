@@ -189,7 +189,7 @@ def test_a_recipe_that_makes_no_sense_is_refused(knobs, message):
 
 
 def test_sizes_that_are_not_positive_are_refused():
-    with pytest.raises(InputError, match="must be positive, got 0, 4, 32"):
+    with pytest.raises(InputError, match="must be positive, got 0, 4, 96"):
         next(batches(SHAPES, crop=0))
 
 

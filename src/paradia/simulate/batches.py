@@ -193,7 +193,7 @@ def batches(
     *,
     crop: int = 64,
     batch: int = 4,
-    crops: int = 32,
+    crops: int = 96,
     seed: int = 0,
     total: bool = False,
     coarse: bool = True,
