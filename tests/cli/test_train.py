@@ -76,9 +76,24 @@ def test_training_goes_on_is_drawn_and_is_released(command, folder, tmp_path):
 def test_volumes_are_asked_for_as_said(command, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(command_module, "produce", lambda folder, recipe, **numbers: asked.append((folder, recipe, numbers)))
-    told = command("train", "volumes", tmp_path / "new", "--count", 3, "--first", 2000, "--procedural", 0.5, "--voxel-size", 1.0, 1.5)
+    told = command(
+        "train",
+        "volumes",
+        tmp_path / "new",
+        "--count",
+        3,
+        "--first",
+        2000,
+        "--procedural",
+        0.5,
+        "--randomised",
+        0.2,
+        "--voxel-size",
+        1.0,
+        1.5,
+    )
     assert told.status == 0, told.err
-    assert asked == [(tmp_path / "new", Recipe(procedural=0.5, voxel_size=(1.0, 1.5)), {"first": 2000, "count": 3})]
+    assert asked == [(tmp_path / "new", Recipe(procedural=0.5, randomised=0.2, voxel_size=(1.0, 1.5)), {"first": 2000, "count": 3})]
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,11 @@ from paradia.operators.dipole import Dipole
 from paradia.simulate import batches as simulated
 from paradia.simulate.batches import Recipe, batches, channels, damped, example, take
 
-COARSE = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=0.0, procedural_side=32)
-PLAIN = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=0.0, errors=0.0, lesions=0.0, snr=(25.0, 35.0))
+COARSE = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=0.0, procedural_side=32, randomised=0.0)
+ANYTHING = replace(COARSE, randomised=1.0)
+PLAIN = Recipe(
+    voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=0.0, randomised=0.0, errors=0.0, lesions=0.0, snr=(25.0, 35.0)
+)
 SHAPES = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=1.0, procedural_side=36)
 
 
@@ -35,7 +38,12 @@ def shapes():
     return example(SHAPES, 5)
 
 
-@pytest.mark.parametrize("kind", ["head", "plain", "shapes"])
+@pytest.fixture(scope="module")
+def anything():
+    return example(ANYTHING, 3)
+
+
+@pytest.mark.parametrize("kind", ["head", "plain", "shapes", "anything"])
 def test_an_example_is_whole(kind, request):
     found = request.getfixturevalue(kind)
     maps = {name: value for name, value in found._asdict().items() if isinstance(value, torch.Tensor) and name != "mask"}
@@ -180,6 +188,7 @@ def test_the_start_does_not_wrap_around():
         ({"age": (60.0, 30.0)}, "age must be a range between 0 and 110 years"),
         ({"age": (20.0, 200.0)}, "age must be a range between 0 and 110 years"),
         ({"procedural": 1.2}, "procedural is a share between 0 and 1, got 1.2"),
+        ({"randomised": -0.1}, "randomised is a share between 0 and 1, got -0.1"),
         ({"b0": ()}, "at least one field strength"),
     ],
 )

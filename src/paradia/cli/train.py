@@ -91,6 +91,7 @@ def volumes(
     first: int = VALIDATION,
     voxel_size: tuple[float, float] = STANDARD.voxel_size,
     procedural: float = STANDARD.procedural,
+    randomised: float = STANDARD.randomised,
     lesions: float = STANDARD.lesions,
     errors: float = STANDARD.errors,
 ) -> int:
@@ -111,6 +112,8 @@ def volumes(
         Smallest and largest edge in the plane, mm.
     procedural
         Share of volumes of random shapes instead of heads.
+    randomised
+        Share of heads of strange shape whose tissues are made of anything.
     lesions
         Share of heads with lesions.
     errors
@@ -118,7 +121,8 @@ def volumes(
     """
     if count < 1 or first < 0:
         raise InputError(f"--count must be at least 1 and --first at least 0, got {count} and {first}.")
-    produce(folder, Recipe(voxel_size=voxel_size, procedural=procedural, lesions=lesions, errors=errors), first=first, count=count)
+    recipe = Recipe(voxel_size=voxel_size, procedural=procedural, randomised=randomised, lesions=lesions, errors=errors)
+    produce(folder, recipe, first=first, count=count)
     return 0
 
 

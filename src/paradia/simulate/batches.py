@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from paradia.simulate.fields import fields
 from paradia.simulate.imperfect import frequency_shift, residual_background, rough_mask
 from paradia.simulate.lesions import KINDS, draw
 from paradia.simulate.procedural import procedural
+from paradia.simulate.randomised import randomised
 from paradia.simulate.tissue import LABELS, Maps, maps
 
 HEAD = (176.0, 212.0, 176.0)
@@ -31,6 +32,9 @@ REFERENCE_DR = 137.0
 
 TRIES = 50
 """How often a place in a mask is looked for by chance."""
+
+STRETCH = (0.8, 1.1)
+"""Range of the size of a randomised head along each axis against a natural one."""
 
 OUTSIDE = torch.tensor([LABELS[name] for name in ("air", "muscle", "fat", "bone", "marrow")])
 """Tissues that no brain mask holds."""
@@ -56,6 +60,8 @@ class Recipe:
     """Share of volumes of random shapes instead of heads."""
     procedural_side: int = 112
     """Edge of those, voxels."""
+    randomised: float = 0.5
+    """Share of heads of strange shape whose tissues are made of anything."""
     lesions: float = 0.5
     """Share of heads with lesions."""
     errors: float = 1.0
@@ -69,7 +75,7 @@ class Recipe:
         for name, (low, high) in (("voxel_size", self.voxel_size), ("thickness", self.thickness), ("snr", self.snr)):
             if not 0 < low <= high:
                 raise InputError(f"{name} must be a range of positive numbers, the smaller first, got {(low, high)}.")
-        for name in ("procedural", "lesions"):
+        for name in ("procedural", "randomised", "lesions"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share between 0 and 1, got {getattr(self, name)}.")
         if not AGES[0] <= self.age[0] <= self.age[1] <= AGES[1]:
@@ -143,11 +149,14 @@ def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Ex
         tissue = _relax(tissue, dr_pos, dr_neg)
     else:
         age = uniform(*recipe.age)
-        anatomy = anatomical(grid, seed=seed, age=age)
+        strange = uniform(0, 1) < recipe.randomised
+        anatomy = _stretched(grid, seed, age, uniform) if strange else anatomical(grid, seed=seed, age=age)
         tissue = maps(anatomy, b0=b0, seed=seed, age=age, dr_pos=dr_pos, dr_neg=dr_neg, texture=uniform(0.7, 2.0))
         if uniform(0, 1) < recipe.lesions:
             kinds = [kind for kind in KINDS if uniform(0, 1) < 0.5]
             tissue, anatomy, _ = draw(tissue, anatomy, seed=seed, kinds=tuple(kinds))
+        if strange:
+            tissue = randomised(tissue, anatomy, seed=seed, dr_pos=dr_pos, dr_neg=dr_neg)
     anatomy = Anatomy._make(part.to(device) if isinstance(part, Tensor) else part for part in anatomy)
     tissue = Maps(*(part.to(device) if isinstance(part, Tensor) else part for part in tissue))
     mask = anatomy.mask
@@ -329,6 +338,13 @@ def _grid(recipe: Recipe, shapes: bool, uniform) -> Grid:
         return Grid((side, side, side), size, b0_dir)
     x, y, z = fast_shape([math.ceil(extent / s) for extent, s in zip(HEAD, size, strict=True)])
     return Grid((x, y, z), size, b0_dir)
+
+
+def _stretched(grid: Grid, seed: int, age: float, uniform) -> Anatomy:
+    """Draw a head that is further from the bank than people are, wider or narrower along each axis."""
+    x, y, z = (size / uniform(*STRETCH) for size in grid.voxel_size)
+    anatomy = anatomical(replace(grid, voxel_size=(x, y, z)), seed=seed, age=age, strength=uniform(1.0, 2.0))
+    return anatomy._replace(grid=grid)
 
 
 def _relax(tissue: Maps, dr_pos: float, dr_neg: float) -> Maps:
