@@ -115,7 +115,7 @@ def lesions(
         compared = _compared(measured) if against else {}
         _write(out, measured, compared, rule, cases)
         with replacing(out / "lesions.png") as handle:
-            handle.write(drawn(sorted(rows, key=lambda row: -row.volume)[:ROWS]))
+            handle.write(drawn(sorted(rows, key=lambda row: -row.lesion.volume)[:ROWS]))
         for name in ("lesions.tsv", "lesions.json", "lesions.png", *(["agreement.tsv"] if compared else [])):
             progress.done(str(out / name))
     _show(measured, compared)
@@ -146,7 +146,7 @@ def _cases(
 
 def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule) -> tuple[Measured, list[Row]]:
     """Read one subject and measure its lesions."""
-    if case.others and set(case.others) & set(case.maps) == set():
+    if case.others and case.maps.keys().isdisjoint(case.others):
         raise InputError(f"{case.name}: the two pipelines have no map in common. Give maps of the same names.")
     first = read(case.lesions)
     labels = _labels(first, separate)
@@ -160,7 +160,7 @@ def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule
         measure(labels, {name: others[name] for name in others if name in maps}, mask, grid, exclude=left_out, rule=rule) if others else []
     )
     arrays = {name: (image * mask).numpy() for name, image in maps.items()}
-    rows = [Row(case.name, lesion, arrays, labels.numpy(), grid.voxel_size, lesion.volume) for lesion in found]
+    rows = [Row(case.name, lesion, arrays, labels.numpy(), grid.voxel_size) for lesion in found]
     return Measured(case.name, found, second, first.affine), rows
 
 

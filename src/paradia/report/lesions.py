@@ -32,7 +32,6 @@ class Row(NamedTuple):
     maps: Mapping[str, NDArray]
     labels: NDArray
     voxel_size: tuple[float, float, float]
-    volume: float
 
 
 def drawn(rows: Sequence[Row]) -> bytes:
@@ -61,7 +60,7 @@ def drawn(rows: Sequence[Row]) -> bytes:
         figure.text(x, 1 - 0.09 / height, f"{name}, {low:g} to {high:g} {unit}".strip(), ha="center", va="top", fontsize=6.5, color=INK)
     for number, row in enumerate(rows):
         y = height - TOP - (number + 1) * tall + LINE
-        words = f"{row.subject}\nlesion {row.lesion.label}\n{row.volume:.0f} mm³"
+        words = f"{row.subject}\nlesion {row.lesion.label}\n{row.lesion.volume:.0f} mm³"
         figure.text(0.05 / width, (y + CELL / 2) / height, words, va="center", fontsize=6.5, color=INK)
         for column, name in enumerate(names):
             if name not in row.maps:
