@@ -22,7 +22,8 @@ from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.simulate.acquire import scan
 from paradia.simulate.acquisition import Gre, SpinEcho
-from paradia.simulate.batches import Recipe, batches
+from paradia.simulate.batches import batches
+from paradia.simulate.examples import Recipe
 from paradia.simulate.fields import fields
 from paradia.simulate.phantom import phantom
 from paradia.simulate.subject import Subject, subject

@@ -1,4 +1,4 @@
-"""How the images were taken, and the only place that knows the gyromagnetic ratio."""
+"""How the images were taken, and what follows from the field strength: the only place that knows γ̄ and the usual relaxivity."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from paradia.errors import MetadataError
+from paradia.errors import InputError, MetadataError
 
 GAMMA_BAR = 42.577478518e6
 """Proton gyromagnetic ratio over 2π, Hz/T (CODATA 2018)."""
 
 LATEST_ECHO = 0.5
 """No gradient or spin echo is later, s; what is larger was given in milliseconds."""
+
+RELAXIVITY = 137.0
+"""Dr+ and Dr− at 3 T, Hz/ppm, as fitted in nuclei whose χ− is small (Shin 2021, doi:10.1016/j.neuroimage.2021.118371).
+
+Referred to a COSMOS χ it is 114, the value of χ-sepnet.
+"""
+
+KNOWN = (1.0, 11.0)
+"""Field strengths, T, to which methods carry it over, in proportion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +67,28 @@ class Scan:
     def rad_per_ppm(self, echo_time: float) -> float:
         """Phase that a field of one ppm gathers until an echo time given in s, rad."""
         return 2 * math.pi * self.hz_per_ppm * echo_time
+
+
+def usual_relaxivity(b0: float) -> float:
+    """Return `RELAXIVITY` at a field strength given in T, Hz/ppm."""
+    return RELAXIVITY * b0 / 3
+
+
+def relaxivities(scan: Scan, dr_pos: float | None, dr_neg: float | None) -> tuple[float, float]:
+    """Return Dr+ and Dr−, Hz/ppm: those given, or the usual one at the field strength.
+
+    Raises
+    ------
+    InputError
+        A relaxivity that is not positive, or none for a field strength at which none was measured.
+    """
+    for name, value in (("dr_pos", dr_pos), ("dr_neg", dr_neg)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} must be a positive relaxivity in Hz/ppm, got {value}. At 3 T it is about {RELAXIVITY:g}.")
+    if (dr_pos is None or dr_neg is None) and not KNOWN[0] <= scan.b0 <= KNOWN[1]:
+        raise InputError(
+            f"no relaxivity is known at {scan.b0:g} T: the empirical {RELAXIVITY:g} Hz/ppm at 3 T is carried over to {KNOWN[0]:g} to "
+            f"{KNOWN[1]:g} T only. Give dr_pos and dr_neg, Hz/ppm."
+        )
+    usual = usual_relaxivity(scan.b0)
+    return (usual if dr_pos is None else float(dr_pos)), (usual if dr_neg is None else float(dr_neg))

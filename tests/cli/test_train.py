@@ -14,7 +14,7 @@ from paradia.errors import FileError
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.report.curves import draw_curves
-from paradia.simulate.batches import Recipe
+from paradia.simulate.examples import Recipe
 from paradia.training import NETWORKS
 from paradia.training.tasks import TASKS, Lesson, Task
 from paradia.training.volumes import Prepared, write
@@ -88,12 +88,16 @@ def test_volumes_are_asked_for_as_said(command, tmp_path, monkeypatch):
         0.5,
         "--randomised",
         0.2,
+        "--averaged",
+        0,
         "--voxel-size",
         1.0,
         1.5,
     )
     assert told.status == 0, told.err
-    assert asked == [(tmp_path / "new", Recipe(procedural=0.5, randomised=0.2, voxel_size=(1.0, 1.5)), {"first": 2000, "count": 3})]
+    assert asked == [
+        (tmp_path / "new", Recipe(procedural=0.5, randomised=0.2, averaged=0.0, voxel_size=(1.0, 1.5)), {"first": 2000, "count": 3})
+    ]
 
 
 @pytest.mark.parametrize(

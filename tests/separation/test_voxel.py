@@ -11,8 +11,7 @@ from scipy.optimize import nnls
 
 from paradia.grid import Grid
 from paradia.pipeline.step import Step
-from paradia.scan import Scan
-from paradia.separation._inputs import relaxivities
+from paradia.scan import Scan, relaxivities
 from paradia.separation._voxel import solve
 from paradia.separation.closed_form import closed_form
 from paradia.separation.r2star_qsm import r2star_qsm

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from paradia.grid import Grid
-from paradia.simulate.batches import Example
+from paradia.simulate.examples import Example
 from paradia.simulate.head import head
 from paradia.training.volumes import prepare, write
 

@@ -7,7 +7,7 @@ import torch
 
 from paradia.background.joint import joint as background
 from paradia.inversion.l1bayes import l1bayes
-from paradia.simulate.batches import Recipe
+from paradia.simulate.examples import Recipe
 from paradia.singlestep.joint import joint
 from paradia.sources.fit import QUICK
 from paradia.training import volumes

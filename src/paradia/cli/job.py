@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import platform
 import time
@@ -29,13 +28,12 @@ from paradia.nets.store import cards
 from paradia.pipeline import twopass
 from paradia.pipeline.execute import Outcome, Progress, StepRecord, execute
 from paradia.pipeline.protocol import Protocol
-from paradia.pipeline.step import Step
+from paradia.pipeline.step import Step, networks_of
 from paradia.pipeline.store import Store
-from paradia.registry import STAGES, Method, load
+from paradia.registry import STAGES, load
 from paradia.report.page import write_report
 from paradia.report.record import RunRecord
-from paradia.scan import Scan
-from paradia.separation._inputs import relaxivities
+from paradia.scan import Scan, relaxivities
 
 WRITTEN = (
     *("mask", "total_field", "noise", "local_field", "local_noise", "local_mask", "chi", "chi_noise", "residual"),
@@ -269,12 +267,7 @@ def _sidecar(name: str, acquisition: Acquisition, outcome: Outcome, maps: Mappin
     if made_by and made_by.on:
         entry["EchoTime"] = list(getattr(acquisition, f"{made_by.on}_scan").echo_times)
     if made_by:
-        entry |= relaxivities_of(made_by.stage, made_by.settings, acquisition.scan)
-        entry |= weights_of(load(made_by.stage, made_by.method)) if made_by.stage in STAGES else {}
-        entry["EstimationAlgorithm"] = f"{made_by.stage}/{made_by.method}"
-        entry["Parameters"] = made_by.settings
-        if made_by.cite:
-            entry["DOI"] = made_by.cite
+        entry |= made(made_by, acquisition.scan, maps)
     if name == "chi":
         if any(step.part for step in outcome.steps):
             entry["Passes"] = [twopass.FIRST, twopass.SECOND]
@@ -283,37 +276,28 @@ def _sidecar(name: str, acquisition: Acquisition, outcome: Outcome, maps: Mappin
         entry["Reference"] = next((s.method for s in outcome.steps if s.stage == "reference"), "none")
         entry["WholeBrainMean"] = float(inside.mean())
         entry["WholeBrainSD"] = float(inside.std())
-        inversion = next((s for s in outcome.steps if s.stage in ("inversion", "singlestep")), None)
-        if inversion:
-            entry["EstimationAlgorithm"] = f"{inversion.stage}/{inversion.method}"
-            entry["Parameters"] = inversion.settings
-            entry["DOI"] = inversion.cite
-            entry |= weights_of(load(inversion.stage, inversion.method))
-    if name in ("chi", "chi_noise", "residual", "local_field", "local_noise"):
-        entry |= {word: float(maps[number]) for number, word in NUMBERS.items() if number in maps and number != "source_novelty"}
-    if made_by and made_by.stage == "separation" and "source_novelty" in maps:
-        entry["SourceNovelty"] = float(maps["source_novelty"])
     return entry
 
 
-def relaxivities_of(stage: str, settings: Mapping[str, Any], scan: Scan | None) -> dict[str, Any]:
-    """Say which relaxivities a separation counted with."""
-    if stage != "separation" or scan is None or not {"dr_pos", "dr_neg"} <= settings.keys():
-        return {}
-    positive, negative = relaxivities(scan, settings["dr_pos"], settings["dr_neg"])
-    return {"ParamagneticRelaxivity": positive, "DiamagneticRelaxivity": negative, "RelaxivityUnits": "Hz/ppm"}
-
-
-def weights_of(method: Method) -> dict[str, Any]:
-    """Say which weights a method computes with."""
-    names = getattr(inspect.getmodule(method.function), "WEIGHTS", ())
-    return {"Weights": {name: cards()[name]["sha256"] for name in names}} if names else {}
+def made(step: StepRecord, scan: Scan | None, maps: Mapping[str, Any]) -> dict[str, Any]:
+    """Say for the sidecars of its maps what a step was: its settings, relaxivities and weights, and the numbers it gave beside maps."""
+    entry: dict[str, Any] = {"EstimationAlgorithm": f"{step.stage}/{step.method}", "Parameters": step.settings}
+    if step.cite:
+        entry["DOI"] = step.cite
+    if step.stage == "separation" and scan is not None and {"dr_pos", "dr_neg"} <= step.settings.keys():
+        positive, negative = relaxivities(scan, step.settings["dr_pos"], step.settings["dr_neg"])
+        entry |= {"ParamagneticRelaxivity": positive, "DiamagneticRelaxivity": negative, "RelaxivityUnits": "Hz/ppm"}
+    if step.stage in STAGES and (names := networks_of(load(step.stage, step.method))):
+        entry["Weights"] = {name: cards()[name]["sha256"] for name in names}
+    return entry | {word: float(maps[number]) for number, word in NUMBERS.items() if number in step.gives}
 
 
 def _maker(name: str, steps: list[StepRecord]) -> StepRecord | None:
-    """Return the last step that gave a map."""
+    """Return the last step that gave a map; of χ the inversion, since its reference and its passes have entries of their own."""
     given = {"local_mask": "mask", "t2star": "r2star"}.get(name, name)
     makers = [s for s in steps if given in s.gives and (name == "local_mask") == (given == "mask" and s.stage != "mask")]
+    if name == "chi":
+        makers = [s for s in makers if s.stage in ("inversion", "singlestep")]
     return makers[-1] if makers else None
 
 

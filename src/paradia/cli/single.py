@@ -17,7 +17,7 @@ import torch
 from cyclopts import Parameter
 
 from paradia.cli.app import ELSEWHERE
-from paradia.cli.job import relaxivities_of, versions, weights_of
+from paradia.cli.job import made, versions
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
 from paradia.errors import FileError, GeometryError, InputError, MetadataError
@@ -138,7 +138,6 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
     if not out.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"the result is a NIfTI file, got {out}. Give a name that ends in .nii.gz.")
     names = ["local_mask" if name == "mask" and method.stage != "mask" else name for name in method.gives]
-    numbers = [name for name in names if name in NUMBERS]
     names = [name for name in names if name not in NUMBERS]
     places = {name: out if place == 0 else _beside(out, name) for place, name in enumerate(names)}
     sources = paths_of(method, given)
@@ -157,16 +156,12 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
             progress.warn(message)
         record = outcome.steps[0]
         sidecar = {
-            "EstimationAlgorithm": f"{record.stage}/{record.method}",
-            "Parameters": record.settings,
-            "DOI": record.cite,
+            **made(record, board.get("scan"), outcome.maps),
             "Sources": [str(path) for path in sources],
             "B0_dir": list(board["grid"].b0_dir),
             "Command": shlex.join(["paradia", *sys.argv[1:]]),
             "SoftwareVersions": versions(),
         }
-        sidecar |= {NUMBERS[name]: outcome.maps[name].tolist() for name in numbers}
-        sidecar |= weights_of(method) | relaxivities_of(method.stage, record.settings, board.get("scan"))
         if method.stage == "combine" and "scan" in board:  # echoes go out, and the next step asks for their times
             sidecar |= {"EchoTime": list(board["scan"].echo_times), "MagneticFieldStrength": board["scan"].b0}
         for name, path in places.items():

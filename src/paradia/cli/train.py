@@ -17,7 +17,7 @@ from paradia.cli.plan import pick_device
 from paradia.errors import InputError
 from paradia.nets import store
 from paradia.report.curves import draw_curves
-from paradia.simulate.batches import Recipe
+from paradia.simulate.examples import Recipe
 from paradia.training import NETWORKS
 from paradia.training.loop import VALIDATION, Plan, train
 from paradia.training.release import release as put_out
@@ -92,6 +92,7 @@ def volumes(
     voxel_size: tuple[float, float] = STANDARD.voxel_size,
     procedural: float = STANDARD.procedural,
     randomised: float = STANDARD.randomised,
+    averaged: float = STANDARD.averaged,
     lesions: float = STANDARD.lesions,
     errors: float = STANDARD.errors,
 ) -> int:
@@ -114,6 +115,8 @@ def volumes(
         Share of volumes of random shapes instead of heads.
     randomised
         Share of heads of strange shape whose tissues are made of anything.
+    averaged
+        Share of volumes, among those of voxels of 1.4 mm or more, that are made twice as fine and averaged.
     lesions
         Share of heads with lesions.
     errors
@@ -121,7 +124,7 @@ def volumes(
     """
     if count < 1 or first < 0:
         raise InputError(f"--count must be at least 1 and --first at least 0, got {count} and {first}.")
-    recipe = Recipe(voxel_size=voxel_size, procedural=procedural, randomised=randomised, lesions=lesions, errors=errors)
+    recipe = Recipe(voxel_size=voxel_size, procedural=procedural, randomised=randomised, averaged=averaged, lesions=lesions, errors=errors)
     produce(folder, recipe, first=first, count=count)
     return 0
 

@@ -1,4 +1,4 @@
-"""What every separation asks of its data before it starts: shapes, numbers, units and relaxivities."""
+"""What every separation asks of its data before it starts: shapes, numbers and units."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from torch import Tensor
 
 from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError, ParadiaWarning
 from paradia.grid import Grid
-from paradia.scan import Scan
-
-EMPIRICAL = 137.0
-"""Hz/ppm at 3 T, Shin et al. 2021, from nuclei whose χ− is small; referred to a COSMOS χ it is 114, the value of χ-sepnet."""
-
-USUAL = (1.0, 11.0)
-"""Field strengths, T, to which the empirical relaxivity is carried over, in proportion."""
 
 SLOW = 0.5
 """A map of rates whose upper percent begins below this, 1/s, can only be in 1/ms: the fastest tissue reaches 30 1/s and more."""
@@ -26,26 +19,6 @@ STRONG = 1.0
 
 WRONG = 0.2
 """Share of the sum of the rates that may be negative before it is said."""
-
-
-def relaxivities(scan: Scan, dr_pos: float | None, dr_neg: float | None) -> tuple[float, float]:
-    """Return Dr+ and Dr−, Hz/ppm: those given, or the empirical one at the field strength.
-
-    Raises
-    ------
-    InputError
-        A relaxivity that is not positive, or none for a field strength at which none was measured.
-    """
-    for name, value in (("dr_pos", dr_pos), ("dr_neg", dr_neg)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} must be a positive relaxivity in Hz/ppm, got {value}. At 3 T it is about 137.")
-    if (dr_pos is None or dr_neg is None) and not USUAL[0] <= scan.b0 <= USUAL[1]:
-        raise InputError(
-            f"no relaxivity is known at {scan.b0:g} T: the empirical 137 Hz/ppm at 3 T is carried over to {USUAL[0]:g} to {USUAL[1]:g} T "
-            "only. Give dr_pos and dr_neg, Hz/ppm."
-        )
-    usual = EMPIRICAL * scan.b0 / 3
-    return (usual if dr_pos is None else float(dr_pos)), (usual if dr_neg is None else float(dr_neg))
 
 
 def check_images(mask: Tensor, grid: Grid, **images: Tensor | None) -> None:

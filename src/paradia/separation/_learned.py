@@ -18,8 +18,8 @@ from paradia.nets.separated import Pair, Separable, separable, separate, unmet
 from paradia.nets.store import network
 from paradia.operators.dipole import Dipole
 from paradia.registry import load
-from paradia.scan import Scan
-from paradia.separation._inputs import check_images, check_ppm, relaxivities
+from paradia.scan import Scan, relaxivities
+from paradia.separation._inputs import check_images, check_ppm
 from paradia.separation._voxel import split
 from paradia.sources.doubt import roughness
 from paradia.sources.split import MARGIN

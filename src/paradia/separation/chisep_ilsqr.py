@@ -15,8 +15,8 @@ from paradia.operators.dipole import Dipole
 from paradia.operators.gradient import Gradient
 from paradia.operators.laplacian import Laplacian
 from paradia.operators.smv import SMV
-from paradia.scan import Scan
-from paradia.separation._inputs import check_images, check_ppm, rates, relaxivities
+from paradia.scan import Scan, relaxivities
+from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._joint import Couplings, Frame, Voxels, joint
 from paradia.separation._voxel import give, split
 from paradia.solvers.lsmr import lsmr

@@ -8,8 +8,8 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.fft import Window
 from paradia.grid import Grid
-from paradia.scan import Scan
-from paradia.separation._inputs import check_images, check_ppm, rates, relaxivities
+from paradia.scan import Scan, relaxivities
+from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._joint import Couplings, Frame, Voxels, joint
 from paradia.separation._slopes import slope
 from paradia.separation._voxel import give

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from paradia.errors import InputError
 from paradia.grid import Grid
-from paradia.scan import Scan
-from paradia.separation._inputs import check_images, check_ppm, rates, relaxivities
+from paradia.scan import Scan, relaxivities
+from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._voxel import give, split
 from paradia.types import Image, Mask, Sources
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from paradia.errors import ConvergenceWarning, InputError, MetadataError
 from paradia.grid import Grid
-from paradia.scan import Scan
-from paradia.separation._inputs import check_images, check_ppm, relaxivities
+from paradia.scan import Scan, relaxivities
+from paradia.separation._inputs import check_images, check_ppm
 from paradia.separation._pools import Model, fit
 from paradia.separation._voxel import give
 from paradia.types import Callback, Echoes, Image, Mask, Sources, Volume

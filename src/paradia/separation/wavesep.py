@@ -11,8 +11,8 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.fft import bounding_box, crop, pad
 from paradia.grid import Grid
-from paradia.scan import Scan
-from paradia.separation._inputs import check_images, check_ppm, rates, relaxivities
+from paradia.scan import Scan, relaxivities
+from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._noise import doubt, roughness
 from paradia.separation._voxel import give, solve
 from paradia.separation._wavelet import Wavelets

@@ -30,13 +30,10 @@ import math
 from typing import NamedTuple
 
 from paradia.errors import InputError
-from paradia.scan import GAMMA_BAR
+from paradia.scan import GAMMA_BAR, usual_relaxivity
 
 REFERENCE_AGE = 40.0
 """Age at which the table's χ+ holds, years."""
-
-RELAXIVITY = 137.0
-"""Dr+ and Dr− at 3 T, 1/s per ppm, as fitted in vivo (Shin 2021, doi:10.1016/j.neuroimage.2021.118371); others found 114."""
 
 
 class Tissue(NamedTuple):
@@ -185,7 +182,7 @@ def venous_chi(saturation: float, haematocrit: float = 0.42) -> float:
 
 
 def relaxivity(b0: float, dr_pos: float | None = None, dr_neg: float | None = None) -> tuple[float, float]:
-    """Fill in what is not given of Dr+ and Dr−: `RELAXIVITY`, in proportion to the field strength in T.
+    """Fill in what is not given of Dr+ and Dr−: `usual_relaxivity` of the field strength in T.
 
     Raises
     ------
@@ -197,5 +194,5 @@ def relaxivity(b0: float, dr_pos: float | None = None, dr_neg: float | None = No
     for name, value in (("dr_pos", dr_pos), ("dr_neg", dr_neg)):
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise InputError(f"{name} is a rate per ppm and not negative, got {value}. At 3 T usual values are 114 to 137.")
-    usual = RELAXIVITY * b0 / 3
+    usual = usual_relaxivity(b0)
     return (usual if dr_pos is None else float(dr_pos), usual if dr_neg is None else float(dr_neg))

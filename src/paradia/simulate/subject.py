@@ -14,6 +14,7 @@ from torch import Tensor
 from paradia.errors import GeometryError, InputError, nearest
 from paradia.grid import Grid
 from paradia.simulate import tissue
+from paradia.simulate._average import averaged_anatomy, averaged_maps, coarser, finer, mean, most, repeated
 from paradia.simulate._table import relaxivity
 from paradia.simulate.anatomy import Anatomy
 from paradia.simulate.fields import fields
@@ -25,9 +26,6 @@ HEAD = Grid((192, 224, 192))
 
 COARSEST = 8.0
 """Voxels larger than this, in mm, resolve nothing of a head."""
-
-SEEN = 0.005
-"""Echo time whose signal weighs the rates that share a voxel, s."""
 
 
 class Subject(NamedTuple):
@@ -165,10 +163,10 @@ def subject(
     if unknown := set(lesions) - set(KINDS):
         raise InputError(f"there is no lesion {min(unknown)!r}. {nearest(min(unknown), KINDS)}")
     if grid is None:
-        grid = _shrunk(anatomy.grid, oversample) if isinstance(anatomy, Anatomy) else HEAD
+        grid = coarser(anatomy.grid, oversample) if isinstance(anatomy, Anatomy) else HEAD
     if max(grid.voxel_size) > COARSEST:
         raise GeometryError(f"voxels of {grid.voxel_size} mm are too coarse for a head. Ask for {COARSEST:g} mm or less.")
-    fine = _grown(grid, oversample)
+    fine = finer(grid, oversample)
     if isinstance(anatomy, Anatomy) and not _alike(anatomy.grid, fine):
         raise GeometryError(f"the anatomy lives on {anatomy.grid}, but {fine} is needed. Make it there, or leave the grid out.")
     generator = torch.Generator().manual_seed(seed)
@@ -200,21 +198,14 @@ def _assembled(
     """Compute the fields of maps and average it all onto the grid."""
     b0, dr_pos, dr_neg, age, sex = person
     factor = anatomy.grid.shape[0] // grid.shape[0]
-    mask = _mean(anatomy.mask.float(), factor) > 0.5 if factor > 1 else anatomy.mask
-    inside = mask
-    for axis in range(3):
-        inside = inside.repeat_interleave(factor, axis) if factor > 1 else inside
-    found = fields(maps.chi_pos - maps.chi_neg, inside, anatomy.grid)
-    chi, local_field, total_field = (_mean(image, factor) for image in (found.sources, found.local, found.total))
+    seen = averaged_anatomy(anatomy, factor)
+    found = fields(maps.chi_pos - maps.chi_neg, repeated(seen.mask, factor), anatomy.grid)
+    chi, local_field, total_field = (mean(image, factor) for image in (found.sources, found.local, found.total))
     del found
-    signal = maps.density * torch.exp(-SEEN * maps.r2star)
-    seen = _mean(signal, factor).clamp(min=1e-9)
-    rates = [_mean(rate * signal, factor) / seen if factor > 1 else rate for rate in (maps.r1, maps.r2, maps.r2prime, maps.fat)]
-    r1, r2, r2prime, fat = rates
-    chi_pos, chi_neg, density = (_mean(image, factor) for image in (maps.chi_pos, maps.chi_neg, maps.density))
-    places = _most(lesion_labels(lesions, anatomy.grid), factor)
+    places = most(lesion_labels(lesions, anatomy.grid), factor)
+    chi_pos, chi_neg, density, r1, r2, r2prime, r2star, fat = averaged_maps(maps, factor)
     return Subject(
-        _coarse(anatomy, mask, grid, factor), chi, chi_pos, chi_neg, density, r1, r2, r2prime, r2 + r2prime, fat,
+        seen._replace(grid=grid), chi, chi_pos, chi_neg, density, r1, r2, r2prime, r2star, fat,
         local_field, total_field, lesions, places, b0, dr_pos, dr_neg, age, sex, grid,
     )  # fmt: skip
 
@@ -229,12 +220,6 @@ def _check(oversample: int, age: float | None, sex: str | None) -> None:
         raise InputError(f"sex is 'female', 'male' or None, got {sex!r}.")
 
 
-def _grown(grid: Grid, factor: int) -> Grid:
-    """Return a finer grid over the same field of view."""
-    shape, sizes = ([n * factor for n in grid.shape], [v / factor for v in grid.voxel_size])
-    return grid if factor == 1 else Grid((shape[0], shape[1], shape[2]), (sizes[0], sizes[1], sizes[2]), grid.b0_dir)
-
-
 def _alike(one: Grid, other: Grid) -> bool:
     """Whether two grids are the same but for rounding."""
     near = [
@@ -242,39 +227,3 @@ def _alike(one: Grid, other: Grid) -> bool:
         for a, b in zip(one.voxel_size + one.b0_dir, other.voxel_size + other.b0_dir, strict=True)
     ]
     return one.shape == other.shape and all(near)
-
-
-def _shrunk(grid: Grid, factor: int) -> Grid:
-    """Return the grid whose voxels hold several of this one's."""
-    if factor == 1:
-        return grid
-    if any(n % factor for n in grid.shape):
-        raise GeometryError(f"an anatomy of {grid.shape} voxels cannot be averaged by {factor}. Crop it to a multiple.")
-    shape, sizes = ([n // factor for n in grid.shape], [v * factor for v in grid.voxel_size])
-    return Grid((shape[0], shape[1], shape[2]), (sizes[0], sizes[1], sizes[2]), grid.b0_dir)
-
-
-def _mean(image: Tensor, factor: int) -> Tensor:
-    """Average blocks of voxels."""
-    return image if factor == 1 else torch.nn.functional.avg_pool3d(image[None], factor)[0]
-
-
-def _most(labels: Tensor, factor: int) -> Tensor:
-    """Return the label that most voxels of each block have."""
-    if factor == 1:
-        return labels
-    blocks = labels.unfold(0, factor, factor).unfold(1, factor, factor).unfold(2, factor, factor)
-    return torch.stack([plane.flatten(-3).mode(-1).values for plane in blocks])
-
-
-def _coarse(anatomy: Anatomy, mask: Tensor, grid: Grid, factor: int) -> Anatomy:
-    """Bring an anatomy to a coarser grid."""
-    if factor == 1:
-        return anatomy
-    fibres = anatomy.fibres
-    if fibres is not None:  # a direction has no sign: all into one half space before averaging
-        upward = torch.where(fibres[2:] < 0, -fibres, fibres)
-        mean = torch.stack([_mean(part, factor) for part in upward])
-        fibres = mean / mean.norm(dim=0).clamp(min=1e-6) * (mean.norm(dim=0) > 0.25)
-    veins, detail = _mean(anatomy.veins, factor), _mean(anatomy.detail, factor)
-    return Anatomy(_most(anatomy.labels, factor), mask, veins, detail, fibres, grid)

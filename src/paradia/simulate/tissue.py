@@ -15,7 +15,6 @@ from paradia.simulate._shapes import Frame
 from paradia.simulate._table import LABELS as LABELS
 from paradia.simulate._table import NAMES as NAMES
 from paradia.simulate._table import REFERENCE_AGE as REFERENCE_AGE
-from paradia.simulate._table import RELAXIVITY as RELAXIVITY
 from paradia.simulate._table import TISSUES as TISSUES
 from paradia.simulate._table import Tissue as Tissue
 from paradia.simulate._table import has_iron, relaxivity

@@ -19,7 +19,7 @@ from torch import Tensor
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.inversion.l1bayes import l1bayes
-from paradia.simulate.batches import Example, Recipe, example
+from paradia.simulate.examples import Example, Recipe, example
 from paradia.sources.fit import QUICK, fit
 from paradia.sources.split import MARGIN
 

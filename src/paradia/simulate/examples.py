@@ -1,0 +1,273 @@
+"""Simulated volumes to learn from: as a pipeline would see them, and the truth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from paradia.errors import InputError
+from paradia.fft import fast_shape
+from paradia.grid import Grid
+from paradia.scan import Scan
+from paradia.simulate._average import averaged_anatomy, averaged_maps, finer, mean, repeated
+from paradia.simulate.anatomical import AGES, anatomical
+from paradia.simulate.anatomy import Anatomy
+from paradia.simulate.fields import fields
+from paradia.simulate.imperfect import frequency_shift, residual_background, rough_mask
+from paradia.simulate.lesions import KINDS, draw
+from paradia.simulate.procedural import procedural
+from paradia.simulate.randomised import randomised
+from paradia.simulate.tissue import LABELS, Maps, maps
+
+HEAD = (176.0, 212.0, 176.0)
+"""Field of view that holds a head from the vertex to the foramen magnum, mm."""
+
+REFERENCE_DR = 137.0
+"""Relaxivity at 3 T around which examples vary, Hz/ppm."""
+
+FINEST = 1.4
+"""Smallest edge in the plane of voxels that are averages of finer ones, mm: of smaller ones there would be too many."""
+
+STRETCH = (0.8, 1.1)
+"""Range of the size of a randomised head along each axis against a natural one."""
+
+OUTSIDE = torch.tensor([LABELS[name] for name in ("air", "muscle", "fat", "bone", "marrow")])
+"""Tissues that no brain mask holds."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the volumes are like; each draws its own within these ranges."""
+
+    voxel_size: tuple[float, float] = (0.9, 2.0)
+    """Smallest and largest edge in the plane, mm."""
+    thickness: tuple[float, float] = (1.0, 1.8)
+    """Slice thickness over the edge in the plane."""
+    thickest: float = 3.0
+    """No slice is thicker, mm."""
+    tilt: float = 30.0
+    """Largest angle between B0 and the third axis, degrees."""
+    b0: tuple[float, ...] = (1.5, 3.0, 3.0, 7.0)
+    """Field strengths to choose from, T."""
+    snr: tuple[float, float] = (30.0, 200.0)
+    """Range of the signal-to-noise ratio of the first echo."""
+    procedural: float = 0.3
+    """Share of volumes of random shapes instead of heads."""
+    procedural_side: int = 112
+    """Edge of those, voxels."""
+    randomised: float = 0.5
+    """Share of heads of strange shape whose tissues are made of anything."""
+    averaged: float = 0.5
+    """Share of volumes, among those of voxels of 1.4 mm or more, that are made twice as fine and averaged."""
+    lesions: float = 0.5
+    """Share of heads with lesions."""
+    errors: float = 1.0
+    """Strength of what no model holds: frequency shifts that are no susceptibility, backgrounds left over, rough masks."""
+    dr_spread: float = 0.25
+    """Relative range of Dr around 137 Hz/ppm at 3 T."""
+    age: tuple[float, float] = (18.0, 80.0)
+    """Range of the ages of heads, years: sets iron, ventricles and sulci."""
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in (("voxel_size", self.voxel_size), ("thickness", self.thickness), ("snr", self.snr)):
+            if not 0 < low <= high:
+                raise InputError(f"{name} must be a range of positive numbers, the smaller first, got {(low, high)}.")
+        for name in ("procedural", "randomised", "averaged", "lesions"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is a share between 0 and 1, got {getattr(self, name)}.")
+        if not AGES[0] <= self.age[0] <= self.age[1] <= AGES[1]:
+            raise InputError(f"age must be a range between {AGES[0]:g} and {AGES[1]:g} years, the smaller first, got {self.age}.")
+        if not self.b0:
+            raise InputError("b0 must name at least one field strength in tesla.")
+
+
+class Example(NamedTuple):
+    """A volume as a pipeline would see it, and the truth. All maps (x, y, z)."""
+
+    grid: Grid
+    mask: Tensor
+    """The brain as a mask step found it, rough at its edge."""
+    total_field: Tensor
+    """With noise, ppm."""
+    noise: Tensor
+    """Standard deviation of the field, ppm."""
+    local_field: Tensor
+    """Of what the mask holds, without noise, but with shifts that are no susceptibility, ppm."""
+    leftover: Tensor
+    """Smooth field that a background removal would leave, ppm: add it to the local field where none is run."""
+    chi_pos: Tensor
+    chi_neg: Tensor
+    r2star: Tensor
+    """With noise, 1/s."""
+    r2prime: Tensor
+    """With noise, 1/s."""
+    r2star_noise: Tensor
+    """Its standard deviation, 1/s."""
+    r2prime_noise: Tensor
+    r2: Tensor
+    """Truth, 1/s."""
+    magnitude: Tensor
+    """Of the first echo, without noise."""
+    b0: float
+    dr_pos: float
+    """Hz/ppm, true."""
+    dr_neg: float
+
+
+def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Example:
+    """Simulate one volume of a recipe.
+
+    Parameters
+    ----------
+    recipe
+        What it is like.
+    seed
+        Draws everything.
+    device
+        Where to compute what is large.
+
+    Returns
+    -------
+    Example
+        Field of the whole volume, computed on twice its field of view, tissue going on beyond it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(low: float | int, high: float | int) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    b0 = recipe.b0[int(torch.randint(len(recipe.b0), (), generator=generator))]
+    dr_pos = REFERENCE_DR * b0 / 3 * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
+    dr_neg = REFERENCE_DR * b0 / 3 * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
+    shapes = uniform(0, 1) < recipe.procedural
+    grid = _grid(recipe, shapes, uniform)
+    factor = 2 if grid.voxel_size[0] >= FINEST and uniform(0, 1) < recipe.averaged else 1
+    fine, sources = _made(recipe, seed, finer(grid, factor), shapes, (b0, dr_pos, dr_neg), uniform)
+    fine = Anatomy._make(part.to(device) if isinstance(part, Tensor) else part for part in fine)
+    sources = Maps(*(part.to(device) for part in sources))
+    anatomy, tissue, mask = _voxels(recipe, fine, sources, factor, generator, uniform)
+    local, total = _fields(fine, sources, mask, factor)
+    shift = torch.zeros_like(local)
+    leftover = torch.zeros_like(local)
+    if recipe.errors:
+        shift = frequency_shift(anatomy, recipe.errors * uniform(0, 1), generator) * mask
+        leftover = residual_background(mask, grid, recipe.errors * max(uniform(-0.5, 1), 0.0), generator)
+    magnitude, noise, rate_noise = _noise(tissue, mask, b0, uniform(*map(math.log, recipe.snr)), uniform)
+    draws = [torch.randn(grid.shape, generator=generator).to(device) for _ in range(3)]
+    rate = tissue.r2star + rate_noise * draws[1]
+    # R2 comes from another scan, with noise of its own
+    prime_noise = torch.hypot(rate_noise, uniform(0.02, 0.1) * tissue.r2)
+    prime = tissue.r2prime + prime_noise * draws[2]
+    return Example(
+        grid=grid,
+        mask=mask,
+        total_field=(total + shift + noise * draws[0]) * mask,
+        noise=noise * mask,
+        local_field=(local + shift) * mask,
+        leftover=leftover * mask,
+        chi_pos=tissue.chi_pos * mask,
+        chi_neg=tissue.chi_neg * mask,
+        r2star=rate * mask,
+        r2prime=prime * mask,
+        r2star_noise=rate_noise * mask,
+        r2prime_noise=prime_noise * mask,
+        r2=tissue.r2 * mask,
+        magnitude=magnitude,
+        b0=b0,
+        dr_pos=dr_pos,
+        dr_neg=dr_neg,
+    )
+
+
+def _grid(recipe: Recipe, shapes: bool, uniform) -> Grid:
+    """Draw voxel size, slice thickness and the direction of B0."""
+    edge = math.exp(uniform(*map(math.log, recipe.voxel_size)))
+    thick = min(edge * (uniform(*recipe.thickness) if uniform(0, 1) < 0.5 else 1.0), max(recipe.thickest, edge))
+    size = (edge, edge, thick)
+    tilt, turn = math.radians(recipe.tilt) * uniform(0, 1) ** 2, uniform(0, 2 * math.pi)
+    b0_dir = (math.sin(tilt) * math.cos(turn), math.sin(tilt) * math.sin(turn), math.cos(tilt))
+    if shapes:
+        side = recipe.procedural_side
+        return Grid((side, side, side), size, b0_dir)
+    x, y, z = fast_shape([math.ceil(extent / s) for extent, s in zip(HEAD, size, strict=True)])
+    return Grid((x, y, z), size, b0_dir)
+
+
+def _made(recipe: Recipe, seed: int, grid: Grid, shapes: bool, scan: tuple[float, float, float], uniform) -> tuple[Anatomy, Maps]:
+    """Make random shapes or a head, with what fills them."""
+    b0, dr_pos, dr_neg = scan
+    if shapes:
+        anatomy, tissue = procedural(grid, seed=seed, b0=b0)
+        return anatomy, _relax(tissue, dr_pos, dr_neg)
+    age = uniform(*recipe.age)
+    strange = uniform(0, 1) < recipe.randomised
+    anatomy = _stretched(grid, seed, age, uniform) if strange else anatomical(grid, seed=seed, age=age)
+    tissue = maps(anatomy, b0=b0, seed=seed, age=age, dr_pos=dr_pos, dr_neg=dr_neg, texture=uniform(0.7, 2.0))
+    if uniform(0, 1) < recipe.lesions:
+        kinds = [kind for kind in KINDS if uniform(0, 1) < 0.5]
+        tissue, anatomy, _ = draw(tissue, anatomy, seed=seed, kinds=tuple(kinds))
+    if strange:
+        tissue = randomised(tissue, anatomy, seed=seed, dr_pos=dr_pos, dr_neg=dr_neg)
+    return anatomy, tissue
+
+
+def _voxels(recipe: Recipe, fine: Anatomy, sources: Maps, factor: int, generator: torch.Generator, uniform) -> tuple[Anatomy, Maps, Tensor]:
+    """Average onto the scanner's voxels, and find the mask there, rough at its edge."""
+    anatomy, tissue = averaged_anatomy(fine, factor), averaged_maps(sources, factor)
+    mask = anatomy.mask
+    if recipe.errors:
+        rough = rough_mask(mask, recipe.errors * uniform(0, 1), generator, voxel_size=anatomy.grid.voxel_size)
+        # no mask step keeps what gives no signal, and its χ would drown all other sources
+        mask = rough & (mask | ~torch.isin(anatomy.labels, OUTSIDE.to(mask.device)))
+    if factor > 1:
+        dark = _dark(fine, mask, factor)
+        kept = [mean(part.masked_fill(dark, 0.0), factor) for part in (sources.chi_pos, sources.chi_neg)]
+        tissue = tissue._replace(chi_pos=kept[0], chi_neg=kept[1])
+    return anatomy, tissue, mask
+
+
+def _fields(fine: Anatomy, sources: Maps, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """Return the local and the total field, averaged onto the mask's voxels."""
+    chi = sources.chi_pos - sources.chi_neg
+    if factor > 1:
+        chi.masked_fill_(_dark(fine, mask, factor), 0.0)
+    found = fields(chi, repeated(mask, factor), fine.grid)
+    return mean(found.local, factor), mean(found.total, factor)
+
+
+def _dark(fine: Anatomy, mask: Tensor, factor: int) -> Tensor:
+    """Find what gives no signal within voxels of the brain: taken for water, as all that touches it."""
+    return repeated(mask, factor) & ~fine.mask & torch.isin(fine.labels, OUTSIDE.to(mask.device))
+
+
+def _stretched(grid: Grid, seed: int, age: float, uniform) -> Anatomy:
+    """Draw a head that is further from the bank than people are, wider or narrower along each axis."""
+    x, y, z = (size / uniform(*STRETCH) for size in grid.voxel_size)
+    anatomy = anatomical(replace(grid, voxel_size=(x, y, z)), seed=seed, age=age, strength=uniform(1.0, 2.0))
+    return anatomy._replace(grid=grid)
+
+
+def _relax(tissue: Maps, dr_pos: float, dr_neg: float) -> Maps:
+    """Give the rates another relaxivity."""
+    prime = dr_pos * tissue.chi_pos + dr_neg * tissue.chi_neg
+    return tissue._replace(r2prime=prime, r2star=tissue.r2 + prime)
+
+
+def _noise(tissue: Maps, mask: Tensor, b0: float, log_snr: float, uniform) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the first echo's magnitude and the Cramér-Rao bounds of field (ppm) and R2* (1/s) for a drawn train of echoes."""
+    count, first = int(uniform(3, 9)), uniform(0.002, 0.007) * (3 / b0) ** 0.5
+    spacing = uniform(0.003, 0.008) * (3 / b0) ** 0.5
+    times = torch.tensor([first + spacing * n for n in range(count)])
+    scan = Scan(tuple(times.tolist()), b0)
+    start = tissue.density * (1 - torch.exp(-uniform(0.02, 0.05) * tissue.r1)).clamp_min(0)
+    start = start / start[mask].max().clamp_min(1e-6)
+    echoes = start * torch.exp(-times.to(start)[:, None, None, None] * tissue.r2star)
+    weights = (echoes * math.exp(log_snr)).square().clamp_min(1e-3)
+    seconds = times.to(start)[:, None, None, None]
+    mean = (weights * seconds).sum(0) / weights.sum(0)
+    deviation = (weights * (seconds - mean).square()).sum(0).rsqrt()  # of the slope over time of phase, and of log magnitude
+    return echoes[0], (deviation / scan.rad_per_ppm(1.0)).clamp_max(0.3) * mask, deviation.clamp_max(100.0) * mask
