@@ -91,12 +91,30 @@ def test_the_second_answer_has_its_blocks_between_those_of_the_first(net, monkey
             assert seen.tolist() == [place - 1, place, place + 1]
 
 
-def test_both_answers_count_alike(net):
-    channels = torch.randn(1, 23, 20, 21)
-    answer, first = windows.ask(net, channels), windows.apply(net, channels)
-    second = 2 * answer - first
-    assert not torch.equal(second, first)
+def test_the_second_answer_is_that_of_the_mirror_image(net):
+    """Odd sides have their blocks of two between those of the volume without a voxel more."""
+    channels = torch.randn(1, 23, 19, 21)
+    first, second = windows.apply(net, channels), windows.apply(net, channels.flip((1, 2, 3))).flip((1, 2, 3))
+    torch.testing.assert_close(windows.ask(net, channels), (first + second) / 2)
     assert float(torch.corrcoef(torch.stack([second.flatten(), first.flatten()]))[0, 1]) < 0.999
+
+
+def test_both_answers_count_alike(net, monkeypatch):
+    def told_apart(net, channels):
+        """Answer 1 for the volume and 3 for its mirror image, which falls along the first axis."""
+        return torch.full_like(channels, 1.0 if channels[0, 0].mean() < channels[0, -1].mean() else 3.0)
+
+    monkeypatch.setattr(windows, "apply", told_apart)
+    channels = torch.arange(9.0)[None, :, None, None].expand(1, 9, 8, 7)
+    assert windows.ask(net, channels).unique().tolist() == [2.0]
+
+
+@pytest.mark.parametrize("sizes", [(14, 15, 17), (15, 14, 17), (15, 17, 14), (14, 16, 18), (1, 2, 3)])
+def test_every_voxel_is_answered_at_its_own_place(net, monkeypatch, sizes):
+    """A network that gives what it is given, asked for a volume of any sizes, gives that volume."""
+    monkeypatch.setattr(windows, "apply", lambda net, channels: channels)
+    channels = torch.randn(2, *sizes)
+    torch.testing.assert_close(windows.ask(net, channels), channels)
 
 
 @pytest.mark.parametrize("size", [1, 31, 56, 57, 80, 200])
