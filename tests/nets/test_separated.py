@@ -9,7 +9,7 @@ from scipy.optimize import lsq_linear
 
 from paradia.grid import Grid
 from paradia.nets import familiar, separated
-from paradia.nets.separated import Pair, consult, guess, less_typical, separable, separate, separation_channels, unmet
+from paradia.nets.separated import RATE_ERROR, Pair, consult, guess, less_typical, separable, separate, separation_channels, unmet
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import FLOOR
 from paradia.operators.dipole import Dipole
@@ -57,7 +57,7 @@ def dense(known, pair, trust):
 
     spread = 0.02 * (known.dr_pos + known.dr_neg) / 2 * float(known.scale)
     w = np.sqrt(trust / (at(known.noise) ** 2 + FLOOR**2))
-    c = np.sqrt(trust / (at(known.rate_noise) ** 2 + spread**2))
+    c = np.sqrt(trust / (at(known.rate_noise) ** 2 + spread**2 + (RATE_ERROR * at(known.rate)) ** 2))
     size = 1 / np.concatenate([at(one) for one in pair.deviation])
     matrix = np.concatenate(
         [

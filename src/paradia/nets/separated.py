@@ -27,6 +27,10 @@ LIFT = 0.3
 """Added to centred χ before the first guess, as a share of its scale: brain tissue holds a little more iron than myelin."""
 
 
+RATE_ERROR = 0.3
+"""Share by which a rate is wrong beside its noise: relaxivities that differ with fibres and cells, R2 of another scan. A choice."""
+
+
 class Separable(NamedTuple):
     """What is known of a volume, as the network works on it."""
 
@@ -140,7 +144,8 @@ def consult(proposal: Pair, held: Separable, trust: float, iterations: int = ITE
     .. math:: \arg\min_{p,n}\; t\|\sigma^{-1}M(f - D(p - n))\|^2 + t\|\rho^{-1}(R - D_r^+ p - D_r^- n)\|^2
               + \|(p - z_+)/\tau_+\|^2 + \|(n - z_-)/\tau_-\|^2
 
-    by a few conjugate gradients from the proposal z with its deviations τ; what comes out negative is cut.
+    by a few conjugate gradients from the proposal z with its deviations τ; what comes out negative is cut. The rate's doubt ρ is its noise
+    and `RATE_ERROR` of itself.
 
     Parameters
     ----------
@@ -160,7 +165,8 @@ def consult(proposal: Pair, held: Separable, trust: float, iterations: int = ITE
     """
     weight = torch.where(held.mask, trust / (held.noise.square() + FLOOR**2), 0.0)
     floor = 0.02 * (held.dr_pos + held.dr_neg) / 2 * held.scale
-    certain = torch.where(held.mask, trust / (held.rate_noise.square() + floor.square()), 0.0)
+    wrong = held.rate_noise.square() + floor.square() + (RATE_ERROR * held.rate).square()
+    certain = torch.where(held.mask, trust / wrong, 0.0)
     size, (z_pos, z_neg) = proposal.deviation, proposal.value
 
     def back(of_field: Tensor, of_rate: Tensor) -> Tensor:

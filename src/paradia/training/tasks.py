@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from paradia.nets import separated, unrolled
 from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import TRUST, Problem, centred, consult, problem, propose
+from paradia.scan import GAMMA_BAR
 from paradia.training.volumes import Prepared
+
+PATCH = 6
+"""Voxels over which relaxivities differ."""
+
+LARGEST_PATCH = 0.25
+"""Most that they differ by, as a standard deviation relative to the rate."""
+
+LARGEST_R2_ERROR = 0.1
+"""Most that the R2 of spin echoes is off by, relative to it."""
+
+LARGEST_SLOPE = 0.3
+"""Most of the decay by the slope of the field that is left, or taken too much, as a share."""
+
+STEEPEST = 40.0
+"""Largest slope that anybody corrects for, Hz a voxel."""
+
+LATE = 0.02
+"""Echo time at which that decay is reckoned, s."""
 
 AGAIN = 0.3
 """Share of lessons in which the network corrects its own proposal after a data step: they cost more and teach less."""
@@ -90,15 +111,39 @@ def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator
     off = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()  # nobody knows Dr exactly
     dr = (volume.dr_pos * off[0], volume.dr_neg * off[1])
     if torch.rand((), generator=generator) < 0.5:
-        rate, noise = maps["r2prime"].clamp_min(0), maps["r2prime_noise"]
+        wrong = _wrong_rate(volume, maps["r2"], generator)
+        rate, noise = (maps["r2prime"] + wrong * mask).clamp_min(0), maps["r2prime_noise"]
     else:
-        rate, noise = separated.less_typical(maps["r2star"], maps["r2star_noise"], volume.b0)
+        wrong = _wrong_rate(volume, None, generator)
+        rate, noise = separated.less_typical(maps["r2star"] + wrong * mask, maps["r2star_noise"], volume.b0)
     held = separated.separable(field, chi, rate, noise, maps["noise"], mask, known.dipole, dr, volume.b0)
     pair = separated.guess(held)
     if net is not None and torch.rand((), generator=generator) < AGAIN:
         pair = separated.consult(separated.propose(net, pair, held), held, TRUST)
     unit = held.scale * gain(pair / held.scale)
     return Lesson(separated.separation_channels(pair, held), pair, torch.stack([maps["chi_pos"], maps["chi_neg"]]), unit, mask)
+
+
+def _wrong_rate(volume: Prepared, r2: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Draw what is wrong with a measured rate beside its noise, 1/s.
+
+    Relaxivities differ from place to place, R2 from spin echoes is off as a whole, and where the field is steep some of the decay
+    that it makes is left or too much of it taken away.
+    """
+    maps, size = volume.maps, volume.maps["r2prime"].shape
+
+    def uniform(low: float, high: float) -> float:
+        return low + (high - low) * float(torch.rand((), generator=generator))
+
+    coarse = torch.randn([1, 1, *(max(2, round(n / PATCH)) for n in size)], generator=generator).to(maps["r2prime"])
+    smooth = interpolate(coarse, size, mode="trilinear", align_corners=True)[0, 0]
+    wrong = maps["r2prime"] * smooth * uniform(0.0, LARGEST_PATCH)
+    if r2 is not None:
+        wrong = wrong + r2 * uniform(-LARGEST_R2_ERROR, LARGEST_R2_ERROR)
+    hertz = GAMMA_BAR * volume.b0 * 1e-6 * maps["total_field"]
+    steep = torch.stack([part.clamp(-STEEPEST, STEEPEST).square() for part in torch.gradient(hertz)]).sum(0)
+    # a voxel across which the frequency goes by Δf loses sinc(Δf t) of its signal by then: (π Δf)² t / 6 as a rate
+    return wrong + steep * (math.pi**2 * LATE / 6 * uniform(-LARGEST_SLOPE, LARGEST_SLOPE))
 
 
 TASKS = {

@@ -1,0 +1,69 @@
+"""What is wrong with a rate that a network learns from: within its bounds, and where physics puts it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from paradia.training import tasks
+from paradia.training.tasks import TASKS
+
+HERTZ = 42.577478518 * 3.0
+"""Per ppm at 3 T."""
+
+
+def changed(volume, **maps):
+    return volume._replace(maps={**volume.maps, **maps})
+
+
+def draws(volume, r2, count=12):
+    return [tasks._wrong_rate(volume, r2, torch.Generator().manual_seed(seed)) for seed in range(count)]
+
+
+def test_relaxivities_differ_smoothly_and_in_proportion(prepared):
+    rate = torch.full_like(prepared.maps["r2prime"], 10.0)
+    plain = changed(prepared, total_field=torch.zeros_like(rate), r2prime=rate)
+    found = draws(plain, None)
+    spreads = [float(image.std()) / 10 for image in found]
+    assert max(spreads) < 1.2 * tasks.LARGEST_PATCH
+    assert max(spreads) > 3 * min(spreads)
+    assert all(image.diff(dim=0).std() < 0.5 * image.std() for image in found)
+    twice = draws(changed(plain, r2prime=2 * rate), None)
+    for one, other in zip(found, twice, strict=True):
+        torch.testing.assert_close(other, 2 * one)
+
+
+def test_r2_is_off_as_a_whole(prepared):
+    nothing = torch.zeros_like(prepared.maps["r2prime"])
+    plain = changed(prepared, total_field=nothing, r2prime=nothing)
+    r2 = 12 + torch.rand(nothing.shape)
+    shares = [image / r2 for image in draws(plain, r2)]
+    assert all(float(share.max() - share.min()) < 1e-5 for share in shares)
+    means = [float(share.mean()) for share in shares]
+    assert -tasks.LARGEST_R2_ERROR <= min(means) < 0 < max(means) <= tasks.LARGEST_R2_ERROR
+    assert all(not image.any() for image in draws(plain, None))
+
+
+def test_what_is_left_of_dephasing_follows_the_slope_of_the_field(prepared):
+    """A ramp of 20 Hz a voxel: at most the stated share of the sinc's first order, the same everywhere; steeper ones go no further."""
+    nothing = torch.zeros_like(prepared.maps["r2prime"])
+    ramp = torch.arange(nothing.shape[1], dtype=torch.float32)[None, :, None].expand(nothing.shape) / HERTZ
+    whole = (math.pi * 20) ** 2 * tasks.LATE / 6
+    rates = [image.mean() for image in draws(changed(prepared, total_field=20 * ramp, r2prime=nothing), None)]
+    assert max(rates) <= tasks.LARGEST_SLOPE * whole * 1.001
+    assert min(rates) >= -tasks.LARGEST_SLOPE * whole * 1.001
+    assert max(rates) > 0 > min(rates)
+    steep, steeper = (draws(changed(prepared, total_field=f * ramp, r2prime=nothing), None, 3) for f in (60, 600))
+    for one, other in zip(steep, steeper, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_separation_lesson_has_no_negative_rate_and_the_truth_for_target(prepared, seed):
+    lesson = TASKS["sepnet"].lesson(prepared, None, torch.Generator().manual_seed(seed))
+    assert lesson.channels.isfinite().all()
+    assert lesson.channels[4].min() >= 0  # the rate
+    torch.testing.assert_close(lesson.target[0], prepared.maps["chi_pos"])
+    torch.testing.assert_close(lesson.target[1], prepared.maps["chi_neg"])
