@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from paradia.cli.job import WORK, open_output
-from paradia.cli.plan import check_knobs, pick_device
+from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
 from paradia.errors import GeometryError, InputError
 from paradia.io.acquisition import clean_magnitude, geometry
@@ -171,9 +171,6 @@ def _candidates(methods: list[str] | None, protocols: list[str] | None, base: st
         found[loaded.name if loaded.name not in found else name] = loaded
     if not found:
         raise InputError("there is nothing to compare. Give for example --methods inversion=tv,rts, or --protocols fast consensus.")
-    for protocol in found.values():
-        for step in protocol.steps:
-            check_knobs(step.loaded, step.knobs)
     return found
 
 

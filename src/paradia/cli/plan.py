@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import types
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 
@@ -14,15 +11,13 @@ from paradia.errors import InputError, WeightsError
 from paradia.nets.store import cards
 from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
-from paradia.registry import STAGES, Method
+from paradia.registry import STAGES
 
 GIVEN = ("magnitude", "phase", "grid", "scan")
 """Data that every run begins with."""
 
 WITHOUT = {"separation": "separation-classical", "learned": "consensus"}
 """Protocols that do without networks what others do with them."""
-
-PLAIN = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
 
 
 def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False, region: bool = False, two_pass: bool = False) -> Protocol:
@@ -46,7 +41,7 @@ def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False,
     UnknownNameError, FileError
         As `Protocol.load` says.
     InputError
-        A knob of another type, a step that needs what no earlier step gives, or a region for a protocol without χ.
+        A step that needs what no earlier step gives, or a region for a protocol without χ.
     WeightsError
         A network has no weights in this installation; the message names a protocol that needs none.
     """
@@ -59,8 +54,6 @@ def plan(protocol: str, settings: Iterable[str] | None, *, masked: bool = False,
     check_weights(chosen)
     there = {*GIVEN, *(["mask"] if masked else []), *(["region"] if region else [])}
     for step in chosen.without(["mask"] if masked else []).steps:
-        for one in (step, *([step.alternative] if step.otherwise else [])):
-            check_knobs(one.loaded, one.knobs)
         missing = [name for name in step.fitting(there).needs if name not in there]
         if "region" in missing:
             raise InputError(
@@ -121,49 +114,3 @@ def pick_device(name: str) -> str:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(f"there is no device {name}; the last is cuda:{torch.cuda.device_count() - 1}. Give another.")
     return name
-
-
-def check_knobs(method: Method, knobs: Any) -> None:
-    """Check the type of every knob that was turned.
-
-    Raises
-    ------
-    InputError
-        A knob of another type.
-    """
-    hints = get_type_hints(method.function)
-    for parameter in method.parameters:
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY or parameter.name not in knobs:
-            continue
-        wanted, value = hints.get(parameter.name, Any), knobs[parameter.name]
-        if not _fits(value, wanted):
-            raise InputError(f"{method.stage}.{parameter.name} must be {_worded(wanted)}, got {value!r}.")
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a plain value is of a type as signatures write it; unknown types pass."""
-    origin, parts = get_origin(wanted), get_args(wanted)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is Literal:
-        return value in parts
-    if origin is tuple:
-        inner = parts[:1] * len(value) if isinstance(value, tuple) and parts[1:] == (...,) else parts
-        return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
-    if wanted is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, wanted) if isinstance(wanted, type) else True
-
-
-def _worded(wanted: Any) -> str:
-    """Say a type in words."""
-    origin, parts = get_origin(wanted), get_args(wanted)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_worded(part) for part in parts if part is not type(None))
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, parts))
-    if origin is tuple:
-        return "a list"
-    return PLAIN.get(wanted, str(wanted))

@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 
-from paradia.cli.plan import check_knobs, pick_device
+from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
 from paradia.errors import InputError, UnknownStageError, nearest
 from paradia.io import qsmci as contract
@@ -103,8 +103,6 @@ def _run(request: Request, folder: Path, out: Path, device: str) -> int:
     """Read, run and write."""
     knobs = contract.read_config(folder)
     protocol = with_knobs(request.protocol, knobs)
-    for step in protocol.steps:
-        check_knobs(step.loaded, step.knobs)
     sources = {(folder / contract.file_of(name)).resolve() for name in (*request.needs, *request.uses)}
     if clash := [name for name in request.gives if (out / contract.file_of(name)).resolve() in sources]:
         raise InputError(f"the input {folder / contract.file_of(clash[0])} would be overwritten. Give another output folder.")

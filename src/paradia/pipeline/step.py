@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paradia.errors import InputError, UnknownKnobError, nearest
+from paradia.pipeline.knobs import check_knob
 from paradia.registry import Method, load
 
 SCANS = ("spin_echo",)
@@ -39,6 +40,8 @@ class Step:
     ------
     UnknownStageError, UnknownMethodError, UnknownKnobError
         A name that nothing answers to.
+    InputError
+        A value of another kind than the knob's, or no such scan.
     """
 
     stage: str
@@ -50,13 +53,17 @@ class Step:
     def __post_init__(self) -> None:
         if self.on and self.on not in SCANS:
             raise InputError(f"{self.stage} {self.method} is to work on {self.on!r}, which is no scan. {nearest(self.on, SCANS)}")
-        known = {*self.loaded.knobs, *(load(self.stage, self.otherwise).knobs if self.otherwise else ())}
-        for name in self.knobs:
-            if name not in known:
-                raise UnknownKnobError(f"{self.method} has no knob {name!r}. {nearest(name, known)}")
         # TOML knows lists, signatures have tuples; one and the same setting must have one and the same key.
         frozen = {name: tuple(value) if isinstance(value, list) else value for name, value in self.knobs.items()}
         object.__setattr__(self, "knobs", frozen)
+        methods = (self.loaded, *([load(self.stage, self.otherwise)] if self.otherwise else []))
+        for name, value in frozen.items():
+            owners = [method for method in methods if name in method.knobs]
+            if not owners:
+                known = {knob for method in methods for knob in method.knobs}
+                raise UnknownKnobError(f"{self.method} has no knob {name!r}. {nearest(name, known)}")
+            for method in owners:
+                check_knob(method, name, value)
 
     @property
     def loaded(self) -> Method:
