@@ -38,12 +38,49 @@ def test_a_file_is_a_protocol(tmp_path):
         ("[inversion]\nthreshold = 0.1", UnknownProtocolError, "names no method"),
         ('[inversion]\nmethod = "tdk"', UnknownMethodError, "Did you mean 'tkd'"),
         ('[inversion]\nmethod = "tkd"\ntreshold = 0.1', UnknownKnobError, "tkd has no knob 'treshold'. Did you mean 'threshold'"),
+        ("[inversion]\nmethod = 3", UnknownProtocolError, "names no method"),
+        ('[inversion]\nmethod = "tv"\nweight = "big"', InputError, "inversion.weight must be a number, got 'big'"),
+        ('[inversion]\nmethod = "tv"\nweight = true', InputError, "inversion.weight must be a number, got True"),
+        ('[inversion]\nmethod = "tv"\nmax_iter = 2.5', InputError, "inversion.max_iter must be a whole number, got 2.5"),
+        ('[unwrap]\nmethod = "romeo"\nmode = "both"', InputError, "unwrap.mode must be one of template, individual, got 'both'"),
+        ('[unwrap]\nmethod = "romeo"\nweights = "phase"', InputError, "unwrap.weights must be a list, got 'phase'"),
+        ('[unwrap]\nmethod = "romeo"\nweights = ["phase", 1]', InputError, "unwrap.weights must be a list, got \\('phase', 1\\)"),
+        (
+            '[separation]\nmethod = "sepnet_r2prime"\notherwise = "r2star_qsm"\nshare = true',
+            InputError,
+            "separation.share must be a number, got True",
+        ),
         ("[inversion\n", FileError, "not valid TOML"),
     ],
 )
 def test_a_protocol_that_means_nothing_is_refused(text, error, message):
     with pytest.raises(error, match=message):
         Protocol.parse(text, "bad")
+
+
+def test_values_of_their_knobs_kind_are_taken():
+    """Whole numbers are numbers, None is nothing, and what TOML calls a list is a tuple."""
+    Step("inversion", "tv", {"weight": 1, "max_iter": 3})
+    Step("fieldmap", "nonlinear", {"bipolar": None, "offset": "voxel"})
+    Step("separation", "closed_form", {"dr_pos": None, "dr_neg": 140})
+    assert Step("unwrap", "romeo", {"weights": ["phase", "magnitude"]}).knobs["weights"] == ("phase", "magnitude")
+
+
+def test_the_word_false_does_not_pass_for_true():
+    """It is no TOML, and every word that is not empty is true to Python."""
+    with pytest.raises(InputError, match="background.residual must be true or false, got 'False'"):
+        Protocol.load("separation").turned(["background.residual=False"])
+
+
+def test_a_description_may_have_lines_and_quotes():
+    protocol = Protocol("mine", 'One\n"two"\t\\three', (Step("inversion", "tkd"),))
+    assert Protocol.parse(protocol.toml(), "mine").description == protocol.description
+
+
+def test_one_of_several_tables_is_named_by_its_method_or_by_the_one_that_takes_over():
+    protocol = Protocol.load("separation").turned(["relaxometry.r2_epg.maximum=150.0", "separation.sepnet_r2star.band=0.2"])
+    assert [s.settings["maximum"] for s in protocol.steps if s.stage == "relaxometry" and "maximum" in s.settings] == [500.0, 150.0]
+    assert protocol.steps[-1].settings["band"] == 0.2
 
 
 def test_unknown_protocol():
@@ -67,6 +104,7 @@ def test_turning_knobs():
         ("inversion.threshold", InputError, "stage.knob=value"),
         ("inverison.threshold=1", UnknownProtocolError, "Did you mean 'inversion'"),
         ("inversion.treshold=1", UnknownKnobError, "Did you mean 'threshold'"),
+        ("inversion.tv.threshold=1", UnknownMethodError, "inversion in the protocol fast is not by 'tv'. There is: tkd"),
     ],
 )
 def test_a_setting_that_means_nothing_is_refused(setting, error, message):

@@ -16,6 +16,7 @@ the top, background and inversion are done for the reliable voxels first and the
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from paradia.errors import FileError, InputError, UnknownProtocolError, nearest
+from paradia.errors import FileError, InputError, UnknownMethodError, UnknownProtocolError, nearest
 from paradia.pipeline.step import Step
 from paradia.registry import STAGES
 
@@ -87,7 +88,7 @@ class Protocol:
             for knobs in tables:
                 if key not in STAGES or not isinstance(knobs, dict):
                     raise UnknownProtocolError(f"{key!r} in the protocol {name} is no stage. {nearest(key, STAGES)}")
-                if "method" not in knobs:
+                if not isinstance(knobs.get("method"), str):
                     raise UnknownProtocolError(f'[{key}] in the protocol {name} names no method. Add a line: method = "…"')
                 told = {word: str(knobs.get(word, "")) for word in ("on", "otherwise")}
                 steps.append(Step(key, knobs["method"], {k: v for k, v in knobs.items() if k not in RESERVED}, **told))
@@ -102,8 +103,8 @@ class Protocol:
         ------
         InputError
             A setting that is not of that form.
-        UnknownProtocolError
-            A stage that the protocol does not have.
+        UnknownProtocolError, UnknownMethodError, UnknownKnobError
+            A stage, a method or a knob that the protocol does not have.
         """
         protocol = self
         for setting in settings:
@@ -120,7 +121,10 @@ class Protocol:
             raise UnknownProtocolError(f"the protocol {self.name} has no stage {stage!r}. {nearest(stage, [s.stage for s in self.steps])}")
         method, dot, rest = knob.partition(".")
         if dot:  # stage.method.knob, where a stage has several tables
-            steps, knob = [step for step in steps if step.method == method] or steps, rest
+            there = [name for step in steps for name in (step.method, step.otherwise) if name]
+            if method not in there:
+                raise UnknownMethodError(f"{stage} in the protocol {self.name} is not by {method!r}. {nearest(method, there)}")
+            steps, knob = [step for step in steps if method in (step.method, step.otherwise)], rest
         old = next((step for step in steps if knob in step.settings), steps[0])
         new = Step(stage, str(value), on=old.on) if knob == "method" else replace(old, knobs={**old.knobs, knob: value})
         return replace(self, steps=tuple(new if step is old else step for step in self.steps))
@@ -140,12 +144,12 @@ class Protocol:
 
     def toml(self) -> str:
         """Return the protocol as TOML with every knob written out; it reads back to the same steps."""
-        lines = [f"description = {_toml(self.description)}", *(["two_pass = true"] if self.two_pass else [])]
+        lines = [f"description = {toml_value(self.description)}", *(["two_pass = true"] if self.two_pass else [])]
         for step in self.steps:
             one = sum(other.stage == step.stage for other in self.steps) == 1
-            lines += ["", f"[{step.stage}]" if one else f"[[{step.stage}]]", f"method = {_toml(step.method)}"]
-            lines += [f"{word} = {_toml(getattr(step, word))}" for word in ("on", "otherwise") if getattr(step, word)]
-            lines += [f"{knob} = {_toml(value)}" for knob, value in step.settings.items() if value is not None]
+            lines += ["", f"[{step.stage}]" if one else f"[[{step.stage}]]", f"method = {toml_value(step.method)}"]
+            lines += [f"{word} = {toml_value(getattr(step, word))}" for word in ("on", "otherwise") if getattr(step, word)]
+            lines += [f"{knob} = {toml_value(value)}" for knob, value in step.settings.items() if value is not None]
         return "\n".join(lines) + "\n"
 
 
@@ -163,11 +167,12 @@ def _value(text: str) -> Any:
         return text
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Write a setting as TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    return json.dumps(str(value), ensure_ascii=False)  # a basic string of TOML is escaped as one of JSON

@@ -43,6 +43,7 @@ from torch import Tensor
 from paradia.errors import InputError, UnknownKnobError, nearest
 from paradia.operators.dipole import Dipole
 from paradia.operators.smv import SMV, sphere
+from paradia.pipeline.protocol import toml_value
 from paradia.pipeline.step import Step
 
 FIELDS = {"background": "total_field", "inversion": "local_field", "singlestep": "total_field"}
@@ -134,8 +135,8 @@ class Tuned:
         """The lines for a protocol."""
         best = self.best
         turned = {**self.step.knobs, **({} if best is None or best.value is None else {self.knob: float(f"{best.value:.3g}")})}
-        lines = [f"[{self.step.stage}]", f'method = "{self.step.method}"', *(f"{k} = {v!r}" for k, v in turned.items())]
-        return "\n".join(line.replace("True", "true").replace("False", "false") for line in lines)
+        lines = [f"[{self.step.stage}]", f"method = {toml_value(self.step.method)}"]
+        return "\n".join([*lines, *(f"{knob} = {toml_value(value)}" for knob, value in turned.items())])
 
 
 def tune(
