@@ -54,11 +54,12 @@ def test_help_has_the_knobs_of_the_method_and_its_own(command):
 
 def test_background_removal_can_be_tuned(call, files, tmp_path):
     told = call(
-        "--noise", files["noise"], "--knob", "threshold", "--values", "0.01:0.3:5", "--out", tmp_path, "--refine", "0",
+        "--noise", files["noise"], "--knob", "threshold", "--values", "0.01:0.3:5", "--out", tmp_path / "[tuned]", "--refine", "0",
         stage="background", method="vsharp", field="total_field",
     )  # fmt: skip
     assert told.status == 0, told.err
-    assert (tmp_path / "tune.png").is_file()
+    assert (tmp_path / "[tuned]" / "tune.png").is_file()
+    assert str(tmp_path / "[tuned]" / "tune.csv") in told.out, "brackets are no markup"
 
 
 @pytest.mark.parametrize(

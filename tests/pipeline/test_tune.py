@@ -77,11 +77,17 @@ def test_a_discrepancy_that_cannot_be_trusted_says_why(misfit, normalised, said)
 
 def test_a_corner_at_the_edge_is_not_trusted():
     assert chosen(rows(lambda w: 1 + w, lambda w: 1 + 1 / w, np.geomspace(0.5, 1e3, 9)))["corner"].value is None
-    straight = chosen(rows(lambda w: w, lambda w: 1 / w**2))
-    assert straight["inflection"].value is None or abs(straight["corner"].value or 0) >= 0
     rising = chosen(rows(lambda w: 1 + w, lambda w: 1 + w))
     assert rising["corner"].value is None
     assert "no L" in rising["corner"].reason
+
+
+@pytest.mark.parametrize("last", [10, 1e3])
+def test_a_straight_curve_has_neither_corner_nor_inflection(last):
+    """Rounding bends it a little, here and there."""
+    found = chosen(rows(math.sqrt, lambda w: 1 / w, np.geomspace(1e-3, last, 9)))
+    assert (found["corner"].value, found["inflection"].value) == (None, None)
+    assert "bends like an L nowhere" in found["corner"].reason
 
 
 @pytest.mark.parametrize("norm", [1, 2])
@@ -183,6 +189,34 @@ def test_warnings_are_counted_not_repeated(small_head):
 def test_what_cannot_be_swept_is_refused(step, knob, values, error, said):
     with pytest.raises(error, match=said):
         check(step, knob, values)
+
+
+def test_what_can_tell_no_misfit_is_refused_before_the_first_run():
+    shape = (12, 11, 13)
+    field, mask = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.ones(shape, dtype=torch.bool)
+    board = {"local_field": field, "total_field": field, "mask": mask, "grid": Grid(shape, (1.0, 1.0, 1.0))}
+    ran = []
+    quiet = {"noise": torch.zeros(shape)}
+    with pytest.raises(InputError, match="the noise map is zero or not finite in all of the mask. Give another, or none"):
+        tune(Step("inversion", "tkd"), board | quiet, "threshold", WEIGHTS, progress=lambda *told: ran.append(told))
+    thin = mask.clone()
+    thin[:, :, 4:] = False
+    with pytest.raises(InputError, match="nowhere as thick as a sphere"):
+        tune(Step("background", "lbv"), board | {"mask": thin}, "tol", WEIGHTS, progress=lambda *told: ran.append(told))
+    with pytest.raises(InputError, match="refine must be zero or more, got -1"):
+        tune(Step("inversion", "tkd"), board, "threshold", WEIGHTS, refine=-1, progress=lambda *told: ran.append(told))
+    assert not ran
+
+
+def test_what_is_outside_the_mask_does_not_matter():
+    grid = Grid((16, 15, 14), (1.0, 1.0, 1.5))
+    field, mask = torch.randn(grid.shape, generator=torch.Generator().manual_seed(0)), torch.ones(grid.shape, dtype=torch.bool)
+    mask[:, :, 0] = False
+    board = {"total_field": field, "mask": mask, "grid": grid}
+    nothing = {"chi": torch.zeros(grid.shape)}
+    expected = _Measure(_Named("singlestep"), board, 1)(nothing)
+    board["total_field"] = torch.where(mask, field, torch.nan)
+    assert _Measure(_Named("singlestep"), board, 1)(nothing) == expected
 
 
 def test_missing_data_are_told(small_head):

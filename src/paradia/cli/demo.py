@@ -73,7 +73,7 @@ def demo(out: Path = Path("demo"), /, *, protocol: str = DEFAULT, seed: int = 0)
     if status:
         raise ParadiaError(f"the run failed; see {maps / '.paradia' / 'run.log'}.")
     _compare(console, truth, maps)
-    console.print(f"\nReport: {maps / f'{NAME}.html'}  ({time.perf_counter() - start:.0f} s in all)")
+    console.print(f"\nReport: {maps / f'{NAME}.html'}  ({time.perf_counter() - start:.0f} s in all)", markup=False)
     return 0
 
 

@@ -94,7 +94,7 @@ def _run(method: Method, given: dict[str, Any]) -> int:
     write_text(out / "tune.csv", _csv(tuned))
     with replacing(out / "tune.png") as file:
         file.write(picture)
-    Console(highlight=False).print(f"\nTable and picture: {out / 'tune.csv'}, {out / 'tune.png'}", soft_wrap=True)
+    Console(highlight=False).print(f"\nTable and picture: {out / 'tune.csv'}, {out / 'tune.png'}", soft_wrap=True, markup=False)
     return 0
 
 
@@ -128,8 +128,7 @@ def _show(tuned: Tuned, console: Console) -> None:
     for heading in (tuned.knob, f"misfit, {unit}", "roughness", "found by"):
         table.add_column(heading, justify="left" if heading == "found by" else "right")
     for sample in tuned.samples:
-        rules = [c.rule for c in tuned.choices if c.value and abs(c.value / sample.value - 1) < 0.03]
-        table.add_row(f"{sample.value:.3g}", f"{sample.misfit:.4g}", f"{sample.roughness:.4g}", ", ".join(rules))
+        table.add_row(f"{sample.value:.3g}", f"{sample.misfit:.4g}", f"{sample.roughness:.4g}", ", ".join(tuned.rules(sample)))
     console.print(table)
     console.print()
     for choice in tuned.choices:
@@ -148,8 +147,7 @@ def _csv(tuned: Tuned) -> str:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow([tuned.knob, "misfit_in_noise" if tuned.normalised else "misfit_ppm", "roughness", "rules"])
     for s in tuned.samples:
-        rules = " ".join(c.rule for c in tuned.choices if c.value and abs(c.value / s.value - 1) < 0.03)
-        rows.writerow([f"{s.value:.6g}", f"{s.misfit:.6g}", f"{s.roughness:.6g}", rules])
+        rows.writerow([f"{s.value:.6g}", f"{s.misfit:.6g}", f"{s.roughness:.6g}", " ".join(tuned.rules(s))])
     return text.getvalue()
 
 

@@ -55,6 +55,9 @@ LEAST = 5
 FINE = 401
 """Points of the curve between the ends of a sweep."""
 
+STRAIGHT = 1e-3
+"""Curvature up to which a curve is straight, in logarithms: rounding bends one too, and a corner bends a hundred times as much."""
+
 SAME = 0.03
 """Values this near to each other, as a share, count as one."""
 
@@ -130,6 +133,10 @@ class Tuned:
         """The choice to take; nothing where none can be trusted."""
         return next((choice for choice in self.choices if choice.value is not None), None)
 
+    def rules(self, sample: Sample) -> list[str]:
+        """Return the rules that found the value of a run."""
+        return [choice.rule for choice in self.choices if choice.value and _same(choice.value, sample.value)]
+
     @property
     def toml(self) -> str:
         """The lines for a protocol."""
@@ -181,9 +188,11 @@ def tune(
     UnknownKnobError
         The method has no such knob.
     InputError
-        The knob is not a number, a stage that cannot be tuned, too few values, or data that are missing.
+        The knob is not a number, a stage that cannot be tuned, too few values, data that are missing, or no voxel whose misfit counts.
     """
     check(step, knob, values)
+    if refine < 0:
+        raise InputError(f"refine must be zero or more, got {refine}. 0 runs the method at the values of the sweep alone.")
     told: list[str] = []
     samples: list[Sample] = []
     sweep: list[Sample] = []
@@ -197,7 +206,7 @@ def tune(
         samples.sort(key=lambda sample: sample.value)
         sweep = sweep or list(samples)
         curve, choices = judge(sweep, samples, measure.noise is not None)
-        waiting = [c.value for c in choices if c.value and not any(abs(c.value / s.value - 1) < SAME for s in samples)]
+        waiting = [c.value for c in choices if c.value and not any(_same(c.value, s.value) for s in samples)]
         if turn == refine or not waiting:
             break
         total += len(waiting)
@@ -225,6 +234,10 @@ def check(step: Step, knob: str, values: Sequence[float]) -> None:
     distinct = {float(v) for v in values}
     if len(distinct) < LEAST or min(distinct) <= 0 or not all(map(math.isfinite, distinct)):
         raise InputError(f"a sweep needs at least {LEAST} different positive values, got {', '.join(f'{v:g}' for v in values)}.")
+
+
+def _same(value: float, other: float) -> bool:
+    return abs(value / other - 1) < SAME
 
 
 def _run(
@@ -257,25 +270,38 @@ class _Measure:
             centre = tuple(n // 2 for n in ball.shape)
             self.gain = math.sqrt(float(ball.square().sum() - ball[centre].square() + (1 - ball[centre]).square()))
             self.mean = SMV(self.grid, radius).to(self.field)
+        self._counted(self.mask)  # refuses what no run could tell a misfit of
 
     def __call__(self, given: Mapping[str, Tensor]) -> tuple[float, float]:
         """Return misfit and roughness of what a step gave."""
         mask = given.get("mask", self.mask)
         made = given["local_field"] if self.dipole is None else self.dipole(given["chi"])
-        misfit = self._misfit((made - self.field) * mask, mask)
+        misfit = self._misfit(torch.where(mask, made - self.field, 0.0), mask)
         if self.dipole is None:
             inside = made[mask]
             return misfit, float(inside.abs().mean() if self.norm == 1 else inside.square().mean().sqrt())
         return misfit, self._slopes(given["chi"], mask)
 
     def _misfit(self, rest: Tensor, mask: Tensor) -> float:
-        scale = 1.0
-        if self.mean is not None:  # take out what is harmonic, where the sphere fits into the mask
-            rest, mask, scale = rest - self.mean(rest), mask & (self.mean(mask.to(rest)) > 1 - 1e-3), self.gain
+        mask, scale = self._counted(mask), 1.0
+        if self.mean is not None:  # take out what is harmonic
+            rest = rest - self.mean(rest)
+        if self.noise is not None:
+            rest = rest / torch.where(mask, self.noise, 1.0)
+            scale = 1.0 if self.mean is None else self.gain
+        return float(rest[mask].double().square().mean().sqrt()) / scale
+
+    def _counted(self, mask: Tensor) -> Tensor:
+        """Return the voxels whose misfit counts: where the sphere fits into the mask, and the noise is known."""
+        if self.mean is not None:
+            mask = mask & (self.mean(mask.to(self.field)) > 1 - 1e-3)
+            if not mask.any():
+                raise InputError(f"the mask is nowhere as thick as a sphere of {RADIUS:g} voxels' radius. Tune an inversion instead.")
         if self.noise is not None:
             mask = mask & (self.noise > 0) & self.noise.isfinite()
-            rest = rest / torch.where(mask, self.noise, 1.0)
-        return float(rest[mask].double().square().mean().sqrt()) / (scale if self.noise is not None else 1.0)
+            if not mask.any():
+                raise InputError("the noise map is zero or not finite in all of the mask. Give another, or none.")
+        return mask
 
     def _slopes(self, chi: Tensor, mask: Tensor) -> float:
         """Average the slopes between neighbours that are both in the mask: the step at its edge is no anatomy."""
@@ -335,7 +361,7 @@ def _corner(curve: Curve, trade: NDArray[np.bool_], inner: NDArray[np.bool_]) ->
         return Choice("corner", None, "Misfit and roughness nowhere trade against each other: the curve is no L.")
     bent = np.where(trade & inner, curve.curvature, -np.inf)
     place = int(bent.argmax())
-    if bent[place] <= 0:
+    if bent[place] <= STRAIGHT:
         return Choice("corner", None, "The curve bends like an L nowhere inside the sweep. Sweep wider.")
     if not (inner[place - 1] and inner[place + 1]):
         return Choice("corner", None, f"The curve bends most at the edge of the sweep, {curve.value[place]:.3g}. Sweep further that way.")
@@ -347,7 +373,7 @@ def _inflection(curve: Curve, allowed: NDArray[np.bool_], corner: Choice, more: 
     order = np.arange(FINE) if more > 0 else np.arange(FINE)[::-1]
     order = order[allowed[order]]
     bent = curve.curvature[order]
-    if not len(order) or bent.max() <= 0:
+    if not len(order) or bent.max() <= STRAIGHT:
         return Choice("inflection", None, corner.reason)
     after = np.flatnonzero(bent[int(bent.argmax()) :] <= 0)
     if not len(after):
