@@ -150,6 +150,15 @@ def test_names_say_what_is_particular():
         variants(base, ["inversion="])
 
 
+def test_what_is_said_of_a_stage_twice_adds_up():
+    found = variants(Protocol.load("consensus"), ["inversion=tv", "background=pdf", "inversion=rts"])
+    methods = {name: {step.stage: step.method for step in protocol.steps} for name, protocol in found.items()}
+    assert {name: (used["inversion"], used["background"]) for name, used in methods.items()} == {
+        "tv + pdf": ("tv", "pdf"),
+        "rts + pdf": ("rts", "pdf"),
+    }
+
+
 def test_single_steps_stand_beside_the_combinations():
     names = methods("singlestep")
     if not names:

@@ -67,8 +67,8 @@ def variants(base: Protocol, choices: Sequence[str]) -> dict[str, Protocol]:
     base
         Where every other step and knob comes from.
     choices
-        Each ``stage=method,method``; a method may have knobs after colons, as ``tv:weight=0.2``. Methods of ``singlestep``
-        stand beside the combinations of the others, in the place of background removal and inversion.
+        Each ``stage=method,method``; a method may have knobs after colons, as ``tv:weight=0.2``. What is said of a stage twice adds up.
+        Methods of ``singlestep`` stand beside the combinations of the others, in the place of background removal and inversion.
 
     Returns
     -------
@@ -82,18 +82,18 @@ def variants(base: Protocol, choices: Sequence[str]) -> dict[str, Protocol]:
     UnknownNameError
         A stage, method or knob that is not there.
     """
-    parsed = [_choice(choice) for choice in choices]
-    apart = [(name, words) for name, words in parsed if name == "singlestep"]
-    rest = [(name, words) for name, words in parsed if name != "singlestep"]
+    asked: dict[str, list[str]] = {}
+    for choice in choices:
+        name, words = _choice(choice)
+        asked.setdefault(name, []).extend(words)
+    apart = asked.pop("singlestep", [])
     found: dict[str, Protocol] = {}
-    for combination in product(*(words for _, words in rest)) if rest else ():
+    for combination in product(*asked.values()) if asked else ():
         protocol = base
-        for (name, _), word in zip(rest, combination, strict=True):
+        for name, word in zip(asked, combination, strict=True):
             protocol = _exchanged(protocol, name, word)
         found[" + ".join(combination)] = protocol
-    for _, words in apart:
-        found |= {word: _single(base, word) for word in words}
-    return found
+    return found | {word: _single(base, word) for word in apart}
 
 
 def compare(
