@@ -19,7 +19,7 @@ def changed(volume, **maps):
 
 
 def draws(volume, r2, count=12):
-    return [tasks._wrong_rate(volume, r2, torch.Generator().manual_seed(seed)) for seed in range(count)]
+    return [tasks.wrong_rate(volume, r2, torch.Generator().manual_seed(seed)) for seed in range(count)]
 
 
 def test_relaxivities_differ_smoothly_and_in_proportion(prepared):

@@ -111,10 +111,10 @@ def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator
     off = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()  # nobody knows Dr exactly
     dr = (volume.dr_pos * off[0], volume.dr_neg * off[1])
     if torch.rand((), generator=generator) < 0.5:
-        wrong = _wrong_rate(volume, maps["r2"], generator)
+        wrong = wrong_rate(volume, maps["r2"], generator)
         rate, noise = (maps["r2prime"] + wrong * mask).clamp_min(0), maps["r2prime_noise"]
     else:
-        wrong = _wrong_rate(volume, None, generator)
+        wrong = wrong_rate(volume, None, generator)
         rate, noise = separated.less_typical(maps["r2star"] + wrong * mask, maps["r2star_noise"], volume.b0)
     held = separated.separable(field, chi, rate, noise, maps["noise"], mask, known.dipole, dr, volume.b0)
     pair = separated.guess(held)
@@ -124,7 +124,7 @@ def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator
     return Lesson(separated.separation_channels(pair, held), pair, torch.stack([maps["chi_pos"], maps["chi_neg"]]), unit, mask)
 
 
-def _wrong_rate(volume: Prepared, r2: Tensor | None, generator: torch.Generator) -> Tensor:
+def wrong_rate(volume: Prepared, r2: Tensor | None, generator: torch.Generator) -> Tensor:
     """Draw what is wrong with a measured rate beside its noise, 1/s.
 
     Relaxivities differ from place to place, R2 from spin echoes is off as a whole, and where the field is steep some of the decay
