@@ -35,10 +35,10 @@ FAR = 7_000_000
 """Seeds of the subjects: none of the training's comes near."""
 
 CLASSICAL = {
-    "inversion": ("tv", "hdqsm", "l1bayes"),
-    "background": ("vsharp", "joint"),
+    "inversion": ("tv", "medi", "hdqsm", "l1bayes"),
+    "background": ("pdf", "vsharp", "joint"),
     "pairs": ("vsharp+tv", "joint+l1bayes"),
-    "singlestep": ("joint",),
+    "singlestep": ("tgv", "joint"),
 }
 LEARNED = {"inversion": "varnet", "background": "bgnet", "pairs": "bgnet+varnet", "singlestep": "nextqsm"}
 """What is compared, by stage; `accuracy.py` measures all others."""

@@ -199,10 +199,24 @@ def regions(found: Tensor, truth: Tensor, head: Subject, mask: Tensor, names: Se
     return mean, sum(a * b for a, b in pairs) / sum(b * b for _, b in pairs)
 
 
+def together(board: dict[str, Any], head: Subject) -> list[float]:
+    """Return how the network without spin echoes goes with that which has them, over tissue: correlation and slope, χ+ then χ−."""
+    strong = torch.isin(head.labels, torch.tensor([LABELS[name] for name in STRONG]))
+    tissue = board["mask"] & ~strong
+    with_them = separated("sepnet_r2prime", given(board, "with spin echoes"), dr_pos=head.dr_pos, dr_neg=head.dr_neg)
+    without = separated("sepnet_r2star", given(board, "gradient echoes alone"), dr_pos=head.dr_pos, dr_neg=head.dr_neg)
+    values = []
+    for a, b in zip(with_them, without, strict=True):
+        a, b = a[tissue] - a[tissue].mean(), b[tissue] - b[tissue].mean()
+        values += [float((a * b).sum() / (a.norm() * b.norm())), float((a * b).sum() / a.square().sum())]
+    return values
+
+
 def accuracy(options: argparse.Namespace) -> list[str]:
     """Measure everything on every head."""
     kept: dict[str, list[float]] = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
     scores: dict[tuple[float, str, str], dict[tuple[str, float, float], Score]] = {}
+    alike: list[str] = []
     for head_name in options.heads:
         for b0 in options.b0:
             head = person(head_name, b0, options.stride)
@@ -222,12 +236,20 @@ def accuracy(options: argparse.Namespace) -> list[str]:
                                 if options.keep:
                                     options.keep.write_text(json.dumps(kept))
                             scores.setdefault((b0, group, name), {})[head_name, snr, factor] = Score(*kept[key])
+                if trained("sepnet_r2prime"):
+                    key = f"{head_name} {b0:g} {snr:g} variants"
+                    kept[key] = kept.get(key) or together(board, head)
+                    cells = [f"{value:.2f}" for value in kept[key]]
+                    alike.append(f"| {head_name}, {b0:g} T, SNR {snr:g} | {' | '.join(cells)} |")
     said = (__doc__ or "").split("\n\n")[2].replace("\n", " ").strip()
     lines = [f"Heads: {', '.join(options.heads)}. {said} Errors of voxels are those of tissue: lesions and veins are left out.", ""]
     for b0 in options.b0:
         for group, names in GROUPS.items():
             rows = [name for name in names if (b0, group, name) in scores]
             lines += [f"## {b0:g} T, {group}", "", *table(rows, b0, group, scores, options), ""]
+    if alike:
+        lines += ["## The network without spin echoes against that with them", "", "Over the voxels of tissue.", ""]
+        lines += ["| head | correlation χ+ | slope χ+ | correlation χ− | slope χ− |", "|---|---|---|---|---|", *alike, ""]
     return lines
 
 

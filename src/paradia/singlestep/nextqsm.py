@@ -54,7 +54,7 @@ def nextqsm(
     stages
         How often the second network is asked, at least once.
     trust
-        Weight of the field between those stages, 0 or more; see `varnet`.
+        Weight of the field in the data steps, 0 or more; see `varnet`.
     refine
         Iterations in which the field corrects the last proposal too; 0 leaves the last word to the network.
     start
