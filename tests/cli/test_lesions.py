@@ -89,10 +89,46 @@ def test_a_study(command, files, tmp_path):
     assert [row["subject"] for row in table] == ["sub-01_run-1"] * 3 + ["sub-02_run-1"] * 3
     (agreed,) = rows(tmp_path / "out" / "agreement.tsv")
     assert (agreed["map"], agreed["lesions"], agreed["agreement_percent"]) == ("chi_pos", "6", "66.67")
-    (tmp_path / "a" / "sub-02" / "anat" / "sub-02_run-1_desc-paramagnetic_Chimap.nii.gz").unlink()
-    told = command("lesions", tmp_path / "again", *words)
-    assert told.status != 0
-    assert "holds no map of sub-02_run-1" in re.sub(r"\s+", " ", told.err)
+    for label in ("01", "02"):  # χ of one subject alone is in both
+        save(tmp_path / "a" / f"sub-{label}" / "anat" / f"sub-{label}_run-1_Chimap.nii.gz", image, AFFINE)
+    save(tmp_path / "b" / "sub-02" / "anat" / "sub-02_run-1_Chimap.nii.gz", image, AFFINE)
+    (tmp_path / "b" / "sub-02" / "anat" / "sub-02_run-1_desc-paramagnetic_Chimap.nii.gz").unlink()
+    told = command("lesions", tmp_path / "mixed", *words)
+    assert told.status == 0, told.err
+    assert [(row["map"], row["lesions"]) for row in rows(tmp_path / "mixed" / "agreement.tsv")] == [("chi_pos", "3"), ("chi", "3")]
+    assert [row["other_class"] for row in rows(tmp_path / "mixed" / "lesions.tsv")].count("n/a") == 6
+
+    def refused(message):
+        told = command("lesions", tmp_path / "again", *words)
+        assert told.status != 0
+        assert message in re.sub(r"\s+", " ", told.err)
+        assert not (tmp_path / "again").exists()
+
+    other = save(tmp_path / "drawn" / "sub-02" / "sub-02_run-1_desc-brain_mask.nii.gz", np.ones(SHAPE), AFFINE)
+    refused("sub-02_run-1 has two files of lesions")
+    other.unlink()
+    save(tmp_path / "drawn" / "sub-02" / "sub-02_run-1_desc-lesions_dseg.nii.gz", np.zeros(SHAPE), AFFINE)
+    refused("sub-02_run-1: the lesion mask is empty")
+    for path in (tmp_path / "a" / "sub-02" / "anat").glob("*Chimap.nii.gz"):
+        path.unlink()
+    refused("holds no map of sub-02_run-1")
+
+
+def test_voxels_without_a_number_outside_lesions_and_tissue_do_no_harm(command, files, tmp_path):
+    """Maps of others are NaN outside the brain, and single voxels may be near a lesion."""
+    import nibabel as nib
+
+    image = nib.load(files["first"]).get_fdata()
+    image[10, 16, 10] = np.nan  # outside the border, nearer than the shell
+    image[:, 34:] = np.nan  # beside the third lesion
+    words = ("--lesions", files["labels"], "--maps", f"chi={save(tmp_path / 'chi.nii.gz', image, AFFINE)}")
+    told = command("lesions", tmp_path / "out", *words)
+    assert told.status == 0, told.err
+    assert [row["class"] for row in rows(tmp_path / "out" / "lesions.tsv")] == ["hyper", "iso", "hypo"]
+    told = command("lesions", tmp_path / "whole", *words, "--mask", files["brain"])
+    assert told.status == 2
+    assert "chi is NaN or Inf in or around lesion 3" in re.sub(r"\s+", " ", told.err)
+    assert not (tmp_path / "whole").exists()
 
 
 def test_what_does_not_fit_is_refused(command, files, tmp_path):

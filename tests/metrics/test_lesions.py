@@ -115,6 +115,26 @@ def test_a_lesion_without_tissue_is_unknown_and_all_such_are_refused(ball):
         lesions(labels, {"chi": image}, mask, GRID, exclude=exclude)
 
 
+def test_a_voxel_without_a_number_between_lesion_and_tissue_is_left_out_of_the_profile(ball):
+    labels, image, mask, distance = ball
+    place = tuple(((distance > RADIUS + 0.5) & (distance < RADIUS + 1.0)).nonzero()[0].tolist())
+    (whole,) = lesions(labels, {"chi": image}, mask, GRID)
+    image[place] = torch.nan
+    (found,) = lesions(labels, {"chi": image}, mask, GRID)
+    assert all(math.isfinite(depth.mean) for depth in found.maps["chi"].profile)
+    assert sum(depth.voxels for depth in found.maps["chi"].profile) == sum(depth.voxels for depth in whole.maps["chi"].profile) - 1
+    assert found.maps["chi"]._replace(profile=()) == whole.maps["chi"]._replace(profile=())
+
+
+def test_a_lesion_of_voxels_thicker_than_a_rim_has_none():
+    grid = Grid((9, 9, 9), (4.0, 4.0, 4.0))
+    labels = torch.zeros(grid.shape, dtype=torch.int32)
+    labels[4, 4, 4] = 1
+    (found,) = lesions(labels, {"chi": labels.float()}, torch.ones(grid.shape, dtype=torch.bool), grid, rule=Rule(near=1.0, far=9.0))
+    assert (found.maps["chi"].core, found.maps["chi"].mean) == (1, 1)
+    assert math.isnan(found.maps["chi"].rim)
+
+
 def test_voxels_that_touch_are_one_lesion():
     mask = torch.zeros((6, 6, 6), dtype=torch.bool)
     mask[1, 1, 1] = mask[2, 2, 2] = mask[5, 5, 5] = True

@@ -6,7 +6,8 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -87,7 +88,8 @@ def lesions(
     against
         Maps of another pipeline, in the same way, or the folder that it wrote: the classes of the same lesions are compared.
     mask
-        Voxels where the maps hold; those where any map is not zero without it. With ``--derivatives`` it is found there.
+        Voxels where the maps hold; without it those where any map is not zero, and all are numbers. With
+        ``--derivatives`` it is found there.
     exclude
         Masks of what is no normal-appearing tissue, such as fluid or veins. Not with ``--derivatives``.
     separate
@@ -108,7 +110,8 @@ def lesions(
     measured, rows = [], []
     with Progress() as progress:
         for case in cases:
-            one, picture = _measured(case, exclude, separate, rule)
+            with _naming(case, cases):
+                one, picture = _measured(case, exclude, separate, rule)
             measured.append(one)
             rows += picture
             progress.say(f"{case.name}: {len(one.lesions)} lesions")
@@ -147,11 +150,11 @@ def _cases(
 def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule) -> tuple[Measured, list[Row]]:
     """Read one subject and measure its lesions."""
     if case.others and case.maps.keys().isdisjoint(case.others):
-        raise InputError(f"{case.name}: the two pipelines have no map in common. Give maps of the same names.")
+        raise InputError("the two pipelines have no map in common. Give maps of the same names.")
     first = read(case.lesions)
     labels = _labels(first, separate)
     maps, others = ({name: _image(path, first) for name, path in paths.items()} for paths in (case.maps, case.others))
-    mask = torch.stack([image != 0 for image in maps.values()]).any(0) if case.mask is None else _image(case.mask, first) > 0
+    mask = _known(maps) if case.mask is None else _image(case.mask, first) > 0
     out = [_image(path, first) > 0 for path in exclude or ()]
     left_out = torch.stack(out).any(0) if out else None
     grid = Grid.from_affine(first.shape, first.affine)
@@ -162,6 +165,23 @@ def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule
     arrays = {name: (image * mask).numpy() for name, image in maps.items()}
     rows = [Row(case.name, lesion, arrays, labels.numpy(), grid.voxel_size) for lesion in found]
     return Measured(case.name, found, second, first.affine), rows
+
+
+@contextmanager
+def _naming(case: Case, cases: Sequence[Case]) -> Iterator[None]:
+    """Say whose lesions cannot be measured, where there are several subjects."""
+    try:
+        yield
+    except InputError as error:
+        if len(cases) == 1:
+            raise
+        raise InputError(f"{case.name}: {error}") from error
+
+
+def _known(maps: Mapping[str, Tensor]) -> Tensor:
+    """Tell where maps hold: where any is not zero, and all are numbers."""
+    images = torch.stack(list(maps.values()))
+    return (images != 0).any(0) & images.isfinite().all(0)
 
 
 def _labels(first: Volumes, separate: bool) -> Tensor:
@@ -186,12 +206,13 @@ def _image(path: Path, first: Volumes) -> Tensor:
 
 
 def _compared(measured: Sequence[Measured]) -> dict[str, Agreement]:
-    """Hold the classes of both pipelines against each other, map by map."""
-    names = [name for name in measured[0].lesions[0].maps if all(name in other.maps for one in measured for other in one.others)]
+    """Hold the classes of both pipelines against each other, map by map, of the subjects that have the map in both."""
+    pairs = [(lesion.maps, other.maps) for one in measured for lesion, other in zip(one.lesions, one.others, strict=True)]
+    names = dict.fromkeys(name for _, other in pairs for name in other)
     return {
         name: agreement(
-            [lesion.maps[name].kind for one in measured for lesion in one.lesions],
-            [lesion.maps[name].kind for one in measured for lesion in one.others],
+            [own[name].kind for own, other in pairs if name in other],
+            [other[name].kind for _, other in pairs if name in other],
         )
         for name in names
     }

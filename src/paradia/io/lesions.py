@@ -39,8 +39,10 @@ def study(lesions: Path, derivatives: Path, other: Path | None = None) -> list[C
     ------
     FileError
         A folder is missing, or holds nothing of a subject.
+    InputError
+        A subject has two files of lesions.
     """
-    cases = []
+    cases: dict[str, Case] = {}
     for folder in (lesions, derivatives, *([other] if other else [])):
         if not folder.is_dir():
             raise FileError(f"there is no folder {folder}. With --derivatives lesions and maps are folders.")
@@ -49,10 +51,12 @@ def study(lesions: Path, derivatives: Path, other: Path | None = None) -> list[C
         raise FileError(f"{lesions} holds no file sub-…_mask.nii.gz or sub-…_dseg.nii.gz. Name the lesions so.")
     for file in files:
         prefix = "_".join(word for word in stem(file).split("_")[:-1] if word.partition("-")[0] not in ("desc", "label", "space", "res"))
+        if prefix in cases:
+            raise InputError(f"{prefix} has two files of lesions, {cases[prefix].lesions} and {file}. Leave one in {lesions}.")
         found, second = _of(derivatives, prefix), _of(other, prefix) if other else {}
         masks = [path for path in (map_path(derivatives, prefix, name) for name in ("local_mask", "mask")) if path.is_file()]
-        cases.append(Case(prefix, file, found, second, masks[0] if masks else None))
-    return cases
+        cases[prefix] = Case(prefix, file, found, second, masks[0] if masks else None)
+    return list(cases.values())
 
 
 def _of(folder: Path, prefix: str) -> dict[str, Path]:

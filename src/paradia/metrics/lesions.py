@@ -164,7 +164,7 @@ def lesions(
     InputError
         A rule that makes no sense, or no map.
     NonFiniteError
-        A map without numbers in a lesion or around it.
+        A map without numbers in a lesion or in its shell. Elsewhere such voxels are left out of the profile.
 
     Notes
     -----
@@ -281,10 +281,9 @@ def _brightness(
     """Measure a lesion on one map."""
     values, near = image[own], image[shell]
     deep = own & (distance < -rule.rim)
-    core = float(image[deep].mean()) if deep.any() else math.nan
+    core, rim = _mean(image[deep]), _mean(image[own & ~deep])
     mean, sd = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    profile = _profile(image, own, distance, outside, rule)
-    rim = float(image[own & ~deep].mean())
+    profile = _profile(image, own, distance, outside & np.isfinite(image), rule)
     if len(near) < FEWEST:
         return Brightness(mean, sd, float(np.median(values)), core, rim, math.nan, math.nan, math.nan, math.nan, UNKNOWN, profile)
     middle = float(np.median(near))
@@ -307,6 +306,11 @@ def _profile(
         if here.any():
             steps.append(Depth(float(start), float(start + 1), int(here.sum()), float(image[here].mean())))
     return tuple(steps)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Return the mean, or NaN of nothing: a small lesion has no core, and one of voxels thicker than a rim has no rim."""
+    return float(values.mean()) if values.size else math.nan
 
 
 def _half(grid: Grid) -> float:
