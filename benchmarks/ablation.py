@@ -1,11 +1,10 @@
 """What each part of the learned methods is worth: small networks, alike but for one thing, trained alike.
 
-    paradia train volumes volumes --count 400
-    paradia train volumes volumes --count 12 --first 0
-    python benchmarks/ablation.py volumes [--steps 1200] [--parts inversion separation]
+    python benchmarks/ablation.py [--volumes FOLDER] [--steps 1200] [--parts inversion separation]
 
-Every variant is a U-Net of the same widths (half of those of the released networks), sees the same volumes in the same order for the same
-number of steps, and is judged on the validation volumes, those numbered below 1000. A run that was stopped goes on where it was.
+Every variant is a U-Net of the same widths (half of those of the released networks), sees the same volumes in the same order for the
+same number of steps, and is judged on the validation volumes, those numbered below 1000. Without a folder of `paradia train volumes` it
+simulates some first. A run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -33,10 +32,11 @@ from paradia.nets.windows import ask
 from paradia.operators.dipole import Dipole
 from paradia.scan import Scan
 from paradia.separation.closed_form import closed_form
+from paradia.simulate.examples import Recipe
 from paradia.simulate.imperfect import residual_background
 from paradia.training.loop import VALIDATION, Plan, train
 from paradia.training.tasks import Lesson, Task, wrong_rate
-from paradia.training.volumes import Prepared, read
+from paradia.training.volumes import Prepared, produce, read
 
 WIDTHS = (16, 32, 64, 64)
 PPM, RATE = 0.05, 10.0
@@ -57,7 +57,7 @@ class Variant(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("volumes", type=Path)
+    parser.add_argument("--volumes", type=Path, help="that `paradia train volumes` wrote")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where the trainings are kept")
@@ -65,7 +65,8 @@ def main() -> None:
     parser.add_argument("--name", default="ablation")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    held = [file for file in sorted(options.volumes.glob("*.safetensors")) if int(file.stem) < VALIDATION]
+    volumes = options.volumes or simulated(options.runs / "volumes")
+    held = [file for file in sorted(volumes.glob("*.safetensors")) if int(file.stem) < VALIDATION]
     said = " ".join((__doc__ or "").split("\n\n")[2].split())
     lines = ["# What each part of the learned methods is worth", "", machine(), "", said]
     lines += [f"{options.steps:,} steps of two crops of 64³; {len(held)} validation volumes; NRMSE % in the mask, mean over these."]
@@ -75,12 +76,19 @@ def main() -> None:
         for variant in variants:
             folder = options.runs / variant.name
             plan = Plan(steps=options.steps, every=options.steps, pool=16)
-            weights = train(variant.task, options.volumes, folder, plan, tell=lambda line: print(line, file=sys.stderr, flush=True))
+            weights = train(variant.task, volumes, folder, plan, tell=lambda line: print(line, file=sys.stderr, flush=True))
             net = unpack(weights.read_bytes())
             rows = torch.tensor([judge(variant, net, read(file)) for file in held])
             lines.append(f"| {variant.says} | {' | '.join(_cell(column) for column in rows.mean(0).tolist())} |")
             print(lines[-1], file=sys.stderr, flush=True)
     save(options.name, lines)
+
+
+def simulated(folder: Path) -> Path:
+    """Simulate a few volumes."""
+    for first, count in ((0, 6), (VALIDATION, 60)):
+        produce(folder, Recipe(voxel_size=(1.4, 2.2)), first=first, count=count)
+    return folder
 
 
 def _cell(values: float | Sequence[float]) -> str:
@@ -261,9 +269,9 @@ PARTS = {
         [
             "## From the local field to χ",
             "",
-            f"The start, `l1bayes` cut short, is what every network but the first mends. A data step solves for χ between the network's answer, "
-            f"with its deviation, and the field ({unrolled.ITERATIONS} conjugate gradients); a descent takes as many gradient steps on the field's "
-            "misfit alone.",
+            "The start, `l1bayes` cut short, is what every network but the first mends. A data step solves for χ between the answer, "
+            f"with its deviation, and the field ({unrolled.ITERATIONS} conjugate gradients); a descent takes as many gradient steps "
+            "on the misfit alone.",
             "",
             "| the network sees | network | and a data step | or a descent |",
             "|---|---|---|---|",
