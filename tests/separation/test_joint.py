@@ -13,7 +13,7 @@ from paradia.operators.dipole import Dipole
 from paradia.operators.gradient import Gradient
 from paradia.scan import Scan
 from paradia.separation._joint import Couplings, Frame, Voxels, joint
-from paradia.separation._noise import field_noise, roughness
+from paradia.separation._noise import field_noise
 from paradia.separation._slopes import fall, slope
 from paradia.separation.chisep_ilsqr import chisep_ilsqr
 from paradia.separation.chisep_medi import chisep_medi
@@ -142,10 +142,8 @@ def test_noise_is_told_by_the_data_themselves(generator):
     axes = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in grid.shape], indexing="ij")
     mask = sum(a.square() for a in axes) < 0.8
     chi = 0.1 * (torch.exp(-sum((a - 0.2).square() for a in axes) / 0.02) - torch.exp(-sum((a + 0.3).square() for a in axes) / 0.03))
-    noise = torch.randn(grid.shape, generator=generator)
-    field = (Dipole(grid, padding=2)(chi) + 0.001 * noise) * mask
+    field = (Dipole(grid, padding=2)(chi) + 0.001 * torch.randn(grid.shape, generator=generator)) * mask
     assert field_noise(field, mask, grid)[1] == pytest.approx(0.001, rel=0.15)
-    assert roughness((30 * chi + 2 * noise) * mask, mask) == pytest.approx(2, rel=0.1)
 
 
 @pytest.fixture(scope="module", params=[3.0, 7.0], ids=["3 T", "7 T"])

@@ -213,6 +213,14 @@ def test_noises_are_judged_where_they_are_not_given(name, case):
     assert 0 < (known.chi_pos - judged.chi_pos).norm() < 0.1 * known.chi_pos.norm()
 
 
+def test_noises_are_judged_in_a_single_slice_too(name, case):
+    middle = 11
+    board = {k: v[:, :, middle : middle + 1] if isinstance(v, torch.Tensor) else v for k, v in case.board.items()}
+    board["grid"] = case.board["grid"].with_shape((28, 27, 1))
+    known, judged = separate(name, board), separate(name, board, without=("noise", f"{rate_of(name)}_noise"))
+    assert 0 < (known.chi_pos - judged.chi_pos).norm() < 0.5 * known.chi_pos.norm()
+
+
 def test_a_band_is_half_of_what_the_relaxivities_move(name, case):
     board, share = case.board, 0.2
     result = separate(name, board, band=share)

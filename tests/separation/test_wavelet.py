@@ -7,10 +7,10 @@ import torch
 
 from paradia.grid import Grid
 from paradia.scan import Scan
-from paradia.separation._noise import roughness
 from paradia.separation._wavelet import LOW, Wavelets
 from paradia.separation.closed_form import closed_form
 from paradia.separation.wavesep import wavesep
+from paradia.sources.doubt import grain
 
 SHAPE = (32, 16, 48)
 
@@ -104,7 +104,7 @@ def test_is_the_least_of_its_functional(generator):
         return whole
 
     inside = padded(mask.double()) > 0
-    threshold = 0.5 * float((roughness(padded(chi).float(), inside) ** 2 + roughness(padded(total).float(), inside) ** 2) ** 0.5)
+    threshold = 0.5 * float((grain(padded(chi).float(), inside) ** 2 + grain(padded(total).float(), inside) ** 2) ** 0.5)
 
     def functional(p, n):
         data = 0.5 * (p - n - chi)[mask].square().sum() + 0.5 * (160 / 137 * p + 114 / 137 * n - total)[mask].square().sum()

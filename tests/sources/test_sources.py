@@ -11,7 +11,7 @@ import torch
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
-from paradia.sources.doubt import bend, doubt, roughness
+from paradia.sources.doubt import bend, doubt, grain, roughness
 from paradia.sources.slopes import Variation, ahead, behind, edges
 from paradia.sources.split import Effort, Split, structured
 from paradia.sources.structure import LEAST, expected
@@ -67,6 +67,27 @@ def test_roughness_of_scattered_voxels_is_nought(grid):
     mask = torch.zeros(grid.shape, dtype=torch.bool)
     mask[::2, ::2, ::2] = True
     assert float(roughness(torch.randn(grid.shape), mask)) == 0
+
+
+def test_grain_is_the_noise_along_the_axis_on_which_the_map_changes_least(grid, generator):
+    x, y, z = (torch.linspace(-1, 1, n) for n in grid.shape)
+    stripes = torch.sin(20 * x[:, None, None]) + 5 * torch.cos(30 * y[None, :, None]) + 2 * z[None, None, :]
+    noise = 0.02 * torch.randn(grid.shape, generator=generator)
+    mask = torch.rand(grid.shape, generator=generator) > 0.1
+    image = torch.where(mask, stripes + noise, torch.nan)
+    assert float(grain(image, mask)) == pytest.approx(0.02, rel=0.05)
+    assert float(grain(image.permute(2, 0, 1), mask.permute(2, 0, 1))) == float(grain(image, mask))
+
+
+@pytest.mark.parametrize("shape", [(30, 40, 1), (1, 1200, 1), (2, 30, 40)])
+def test_grain_needs_three_voxels_in_a_row_along_one_axis_alone(shape, generator):
+    mask = torch.ones(shape, dtype=torch.bool)
+    noise = 3 * torch.randn(shape, generator=generator)
+    assert float(grain(noise, mask)) == pytest.approx(3, rel=0.12)
+    mask[:, 1::2] = False
+    if shape[0] < 3:
+        mask[:, :, ::2] = False
+    assert float(grain(noise[:2], mask[:2])) == 0
 
 
 def test_bend_is_the_largest_second_difference_near_by_loop(generator):

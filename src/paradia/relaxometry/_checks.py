@@ -7,10 +7,10 @@ from torch import Tensor
 
 from paradia.errors import GeometryError, InputError, MaskError, MetadataError, NonFiniteError
 from paradia.scan import Scan
+from paradia.sources.doubt import grain
 
 CHUNK = 1 << 16
 """Voxels fitted at a time, few enough to stay in the cache."""
-
 
 SLOWEST = 0.5
 """Median rate over a brain, 1/s, below which no tissue decays at any field strength."""
@@ -65,22 +65,7 @@ def noise_level(squares: Tensor, freedom: int, signal: Tensor, mask: Tensor) -> 
         return (squares.median() / (freedom * (1 - 2 / (9 * freedom)) ** 3)).clamp_min(0).sqrt()
     volume = torch.zeros(mask.shape, dtype=signal.dtype, device=signal.device)
     volume[mask] = signal
-    return roughness(volume, mask)
-
-
-def roughness(volume: Tensor, mask: Tensor) -> Tensor:
-    """Estimate the noise of a map from how much voxels differ from the mean of their neighbours, along the axis where it is least."""
-    levels = []
-    for axis in range(3):
-        n = mask.shape[axis]
-        if n < 3:
-            continue
-        parts = [volume.narrow(axis, i, n - 2) for i in range(3)]
-        whole = mask.narrow(axis, 0, n - 2) & mask.narrow(axis, 1, n - 2) & mask.narrow(axis, 2, n - 2)
-        rest = (parts[1] - 0.5 * (parts[0] + parts[2]))[whole]
-        if rest.numel():
-            levels.append(1.4826 * rest.abs().median() / 1.5**0.5)
-    return torch.stack(levels).min() if levels else volume.new_zeros(())
+    return grain(volume, mask)
 
 
 def give(rate: Tensor, noise: Tensor, mask: Tensor, maximum: float) -> tuple[Tensor, Tensor]:

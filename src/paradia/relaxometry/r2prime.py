@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from paradia.errors import InputError, ParadiaWarning
-from paradia.relaxometry._checks import check_rate, roughness
+from paradia.relaxometry._checks import check_rate
+from paradia.sources.doubt import grain
 from paradia.types import Mask, R2Prime, Volume
 
 CITE = "10.1016/j.neuroimage.2021.118371"
@@ -69,10 +70,7 @@ def r2prime(
         if image is not None:
             check_rate(name, image, mask)
     difference = torch.where(mask, r2star - r2, 0.0)
-    levels = [
-        torch.zeros_like(rate) + roughness(torch.where(mask, rate, 0.0), mask) if noise is None else noise
-        for rate, noise in ((r2star, r2star_noise), (r2, r2_noise))
-    ]
+    levels = [grain(rate, mask).expand(rate.shape) if noise is None else noise for rate, noise in ((r2star, r2star_noise), (r2, r2_noise))]
     noise = torch.where(mask, torch.hypot(*levels), 0.0)
     _agree(difference[mask], noise[mask])
     return R2Prime(difference.clamp_min(0), noise)

@@ -8,8 +8,9 @@ import torch
 
 from paradia.errors import InputError
 from paradia.nets.separated import R2_SPREAD, TYPICAL_R2
-from paradia.relaxometry._checks import check_rate, roughness
+from paradia.relaxometry._checks import check_rate
 from paradia.scan import Scan
+from paradia.sources.doubt import grain
 from paradia.types import Mask, R2Prime, Volume
 
 CITE = ""
@@ -66,7 +67,7 @@ def r2prime_constant(
     if r2star_noise is not None:
         check_rate("r2star_noise", r2star_noise, mask)
     rate = torch.where(mask, r2star, 0.0)
-    noise = torch.zeros_like(rate) + roughness(rate, mask) if r2star_noise is None else torch.where(mask, r2star_noise, 0.0)
+    noise = grain(rate, mask).expand(rate.shape) if r2star_noise is None else torch.where(mask, r2star_noise, 0.0)
     usual = TYPICAL_R2 * math.sqrt(scan.b0 / 3) if r2 is None else r2
     loud = torch.hypot(noise, torch.full_like(noise, spread * usual))
     return R2Prime((rate - usual).clamp_min(0), torch.where(mask, loud, 0.0))

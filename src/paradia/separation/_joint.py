@@ -14,10 +14,11 @@ from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
-from paradia.separation._noise import doubt, field_noise, roughness
+from paradia.separation._noise import doubt, field_noise
 from paradia.separation._slopes import Slopes
 from paradia.separation._voxel import solve
 from paradia.solvers._solution import Solution
+from paradia.sources.doubt import grain
 from paradia.types import Callback
 
 MARGIN = 15.0
@@ -73,7 +74,7 @@ class Frame:
             level = max(level, float(noise[mask].median()))
         error = doubt(total, window.mask)
         if rate_deviation is None:
-            variance = torch.full_like(total, max(error, roughness(total, window.mask)) ** 2)
+            variance = torch.full_like(total, max(error, float(grain(total, window.mask))) ** 2)
         else:
             variance = window.take(torch.where(mask, rate_deviation / mean, 0.0)).square() + error**2
         firmness = window.mask * level**2 / variance

@@ -1,4 +1,4 @@
-"""How much of a field and of a map of rates is noise, told by themselves."""
+"""How much of a field is noise, told by itself, and how far one relaxivity can hold."""
 
 from __future__ import annotations
 
@@ -45,19 +45,6 @@ def field_noise(field: Tensor, mask: Tensor, grid: Grid) -> tuple[float, float]:
 def doubt(rate: Tensor, mask: Tensor) -> float:
     """Return the error of a map of rates that is none of its noise, in its unit: a tenth of its root mean square."""
     return max(UNSURE * float(rate.detach()[mask].square().mean().sqrt()), torch.finfo(torch.float32).tiny ** 0.25)
-
-
-def roughness(rate: Tensor, mask: Tensor) -> float:
-    """Return the standard deviation of a map's noise, in its unit, as its second differences show; zero where it has no three in a row."""
-    levels = []
-    for axis in range(3):
-        n = mask.shape[axis]
-        before, here, after = (rate.detach().narrow(axis, i, n - 2) for i in range(3))
-        whole = mask.narrow(axis, 0, n - 2) & mask.narrow(axis, 1, n - 2) & mask.narrow(axis, 2, n - 2)
-        bent = (here - 0.5 * (before + after))[whole]
-        if bent.numel():
-            levels.append(float(bent.abs().median()) / NORMAL / 1.5**0.5)
-    return min(levels, default=0.0)
 
 
 @lru_cache(maxsize=2)

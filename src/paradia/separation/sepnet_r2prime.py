@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from paradia.grid import Grid
 from paradia.nets.unrolled import TRUST
 from paradia.scan import Scan
 from paradia.separation._inputs import rates
 from paradia.separation._learned import Asked, Given, learned, prepare
-from paradia.separation._noise import roughness
+from paradia.sources.doubt import grain
 from paradia.types import Callback, LearnedSeparation, Mask, Volume
 
 CITE = "10.1002/hbm.70136"
@@ -110,5 +108,5 @@ def sepnet_r2prime(
     given, asked = Given(local_field, mask, grid, scan, noise, chi), Asked(dr_pos, dr_neg, stages, trust, refine, band)
     dr = prepare(given, asked, r2prime=r2prime, r2prime_noise=r2prime_noise)
     rate = rates("r2prime", r2prime, mask)
-    loud = torch.full_like(rate, roughness(rate, mask)) if r2prime_noise is None else r2prime_noise
+    loud = grain(rate, mask).expand(rate.shape) if r2prime_noise is None else r2prime_noise
     return learned("sepnet_r2prime", given, asked, rate, loud, dr, callback)

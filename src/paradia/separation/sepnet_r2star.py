@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-
 from paradia.grid import Grid
 from paradia.nets.separated import less_typical
 from paradia.nets.unrolled import TRUST
 from paradia.scan import Scan
 from paradia.separation._inputs import rates
 from paradia.separation._learned import Asked, Given, learned, prepare
-from paradia.separation._noise import roughness
+from paradia.sources.doubt import grain
 from paradia.types import Callback, LearnedSeparation, Mask, Volume
 
 CITE = "10.1002/hbm.70136"
@@ -105,5 +103,5 @@ def sepnet_r2star(
     given, asked = Given(local_field, mask, grid, scan, noise, chi), Asked(dr_pos, dr_neg, stages, trust, refine, band)
     dr = prepare(given, asked, r2star=r2star, r2star_noise=r2star_noise)
     decay = rates("r2star", r2star, mask)
-    loud = torch.full_like(decay, roughness(decay, mask)) if r2star_noise is None else r2star_noise
+    loud = grain(decay, mask).expand(decay.shape) if r2star_noise is None else r2star_noise
     return learned("sepnet_r2star", given, asked, *less_typical(decay, loud, scan.b0), dr, callback)

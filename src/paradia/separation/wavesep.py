@@ -13,12 +13,13 @@ from paradia.fft import bounding_box, crop, pad
 from paradia.grid import Grid
 from paradia.scan import Scan, relaxivities
 from paradia.separation._inputs import check_images, check_ppm, rates
-from paradia.separation._noise import doubt, roughness
+from paradia.separation._noise import doubt
 from paradia.separation._voxel import give, solve
 from paradia.separation._wavelet import Wavelets
 from paradia.solvers._solution import Solution
 from paradia.solvers.admm import relative_change
 from paradia.solvers.proximal import shrink
+from paradia.sources.doubt import grain
 from paradia.types import Callback, Mask, Sources
 
 CITE = "10.1007/978-3-031-44858-4_6"
@@ -124,7 +125,7 @@ def wavesep(
     block = 1 << LEVELS
     shape = [-(-(n + MARGIN) // block) * block for n in inner]
     inside, x, total = (pad(image[box], shape) for image in (mask, x, total))
-    threshold = weight * max(math.hypot(roughness(x, inside), roughness(total, inside)), LEAST * doubt(total, inside))
+    threshold = weight * max(math.hypot(float(grain(x, inside)), float(grain(total, inside))), LEAST * doubt(total, inside))
     p, n = _split(x, total, inside, (drs[0] / mean, drs[1] / mean), trust, threshold, max_iter, tol, callback)
     maps = []
     for source in (p, n):

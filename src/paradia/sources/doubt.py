@@ -1,4 +1,4 @@
-"""How far a field can be trusted: its noise, and what no sources on the grid could make."""
+"""How far a map can be trusted: its noise, and what no sources on the grid could make of a field."""
 
 from __future__ import annotations
 
@@ -41,6 +41,24 @@ def roughness(field: Tensor, mask: Tensor) -> Tensor:
     if not inside.numel():
         return field.new_zeros(())
     return inside.abs().median() / (0.6745 * math.sqrt(8))
+
+
+def grain(image: Tensor, mask: Tensor) -> Tensor:
+    """Return the noise of a map if it is white: from its second differences along the axis on which they are least.
+
+    It takes three voxels in a row, where `roughness` takes cubes of eight; zero where the mask has none.
+    """
+    levels = []
+    for axis in range(3):
+        n = mask.shape[axis] - 2
+        if n < 1:
+            continue
+        before, here, after = (image.detach().narrow(axis, start, n) for start in range(3))
+        whole = mask.narrow(axis, 0, n) & mask.narrow(axis, 1, n) & mask.narrow(axis, 2, n)
+        bent = (here - 0.5 * (before + after))[whole]
+        if bent.numel():
+            levels.append(bent.abs().median() / (0.6745 * math.sqrt(1.5)))
+    return torch.stack(levels).min() if levels else image.new_zeros(())
 
 
 def bend(field: Tensor, mask: Tensor) -> Tensor:
