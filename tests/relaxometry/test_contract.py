@@ -78,6 +78,22 @@ def test_the_noise_map_is_the_spread_of_repeats(name, generator):
     assert fit.r2star.mean() == pytest.approx(25, rel=0.01)
 
 
+@pytest.mark.parametrize("name", [name for name in methods("relaxometry") if "magnitude" in load("relaxometry", name).needs])
+def test_voxels_without_a_signal_are_a_guess_and_make_no_others_look_certain(name, generator):
+    """Most of the mask lies beyond the field of view of these echoes."""
+    scan = Scan((0.01, 0.02, 0.03, 0.04, 0.05))
+    clean = decays(torch.full(SHAPE, 15.0), torch.full(SHAPE, 100.0), scan)
+    magnitude, mask = (clean + torch.randn(5, *SHAPE, generator=generator)).abs(), torch.ones(SHAPE, dtype=torch.bool)
+    whole = Step("relaxometry", name)(magnitude, mask, scan)
+    seen = mask.clone()
+    seen[:, :, :8] = False
+    part = Step("relaxometry", name)(magnitude * seen, mask, scan)
+    torch.testing.assert_close(part[0][seen], whole[0][seen])
+    assert float(part[1][seen].median() / whole[1][seen].median()) == pytest.approx(1, abs=0.15)
+    maximum = load("relaxometry", name).knobs["maximum"]
+    torch.testing.assert_close(part[1][~seen], torch.full_like(part[1][~seen], maximum / 12**0.5))
+
+
 def test_the_noise_floor_does_not_pass_for_slow_decay(generator):
     """At a signal of five noise levels the last echoes are floor; the Rician model keeps R2* within 2 %."""
     shape = (30, 30, 30)

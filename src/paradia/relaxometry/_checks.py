@@ -60,12 +60,18 @@ def check(name: str, magnitude: Tensor, mask: Tensor, scan: Scan, least: int, ma
 
 
 def noise_level(squares: Tensor, freedom: int, signal: Tensor, mask: Tensor) -> Tensor:
-    """Estimate the noise of the magnitude by the median over voxels of what a fit left, or from neighbours where it leaves nothing."""
+    """Estimate the noise of the magnitude by the median over voxels of what a fit left, or from neighbours where it leaves nothing.
+
+    Voxels without a signal, beyond another scan's field of view, tell of no noise.
+    """
+    bright = signal > 0
+    if not bool(bright.any()):
+        return signal.new_zeros(())
     if freedom > 0:
-        return (squares.median() / (freedom * (1 - 2 / (9 * freedom)) ** 3)).clamp_min(0).sqrt()
+        return (squares[bright].median() / (freedom * (1 - 2 / (9 * freedom)) ** 3)).clamp_min(0).sqrt()
     volume = torch.zeros(mask.shape, dtype=signal.dtype, device=signal.device)
     volume[mask] = signal
-    return grain(volume, mask)
+    return grain(volume, volume > 0)
 
 
 def give(rate: Tensor, noise: Tensor, mask: Tensor, maximum: float) -> tuple[Tensor, Tensor]:

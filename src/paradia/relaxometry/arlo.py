@@ -70,7 +70,8 @@ def arlo(magnitude: Echoes, mask: Mask, scan: Scan, *, maximum: float = 500.0) -
         denominator = (y.square() + beta * x * y).sum(0).clamp_min(torch.finfo(part.dtype).tiny)
         rate = (x * y + beta * x.square()).sum(0) / denominator
         slope = drop.T @ (y + 2 * beta * x) + area.T @ x - rate * (area.T @ (2 * y + beta * x) + drop.T @ (beta * y))
-        leverages.append((slope / denominator).square().sum(0).sqrt())
+        leverage = (slope / denominator).square().sum(0).sqrt()
+        leverages.append(torch.where(part[0] > 0, leverage, torch.inf))  # without a signal any rate is possible
         decay = torch.exp(-times.to(part)[:, None] * rate.clamp(0, maximum))
         height = (decay * part).sum(0) / decay.square().sum(0).clamp_min(torch.finfo(part.dtype).tiny)
         squares.append((part - height * decay).square().sum(0))
