@@ -25,6 +25,9 @@ SAME_FIELD = 0.05
 LEAST = 0.5
 """Share of the gradient echoes' volume that the spin echoes have to cover."""
 
+GUESS = "there R2 is a guess, as its standard deviation says."
+"""What is said of voxels without spin echoes."""
+
 
 def with_spin_echoes(
     acquisition: Acquisition,
@@ -66,6 +69,8 @@ def with_spin_echoes(
             f"{paths[0]} was taken at {spin.scan.b0:g} T, the gradient echoes at {acquisition.scan.b0:g} T. Give both scans of one magnet."
         )
     magnitude, notes = _onto(acquisition, spin, register=register)
+    if spin.nonfinite is not None:
+        notes.append(f"{int(spin.nonfinite.sum())} voxels of the spin echoes hold NaN or Inf and were set to zero: {GUESS}")
     times = ", ".join(f"{1000 * time:.3g}" for time in spin.scan.echo_times)
     return replace(
         acquisition,
@@ -99,6 +104,8 @@ def _onto(acquisition: Acquisition, spin: Acquisition, *, register: bool) -> tup
             f"the spin echoes {spin.sources[0]} cover {100 * covered:.0f} % of the gradient echoes. Give scans of one head in one position "
             "of the table."
         )
+    if covered < 1:
+        notes.append(f"The spin echoes leave {100 * (1 - covered):.2g} % of the gradient echoes' volume uncovered: {GUESS}")
     if not register:
         size = " × ".join(f"{edge:.3g}" for edge in spin.grid.voxel_size)
         notes.append(
