@@ -107,7 +107,7 @@ def test_volumes_are_asked_for_as_said(command, tmp_path, monkeypatch):
         (("volumes", "new", "--count", 1, "--procedural", 2), "procedural is a share between 0 and 1"),
         (("bgnet", "--volumes", "nowhere", "--output", "run"), "there is no folder nowhere. Simulate volumes first"),
         (("bgnet", "--volumes", ".", "--output", "run", "--steps", 0), "must be positive"),
-        (("release", "bgnet", "--run", "nowhere", "--volumes", ".", "--version", "1"), "there are no trained weights nowhere"),
+        (("release", "bgnet", "--run", "nowhere", "--volumes", ".", "--version", "1"), "there are no weights nowhere"),
         (("release", "bgnte", "--run", "nowhere", "--volumes", ".", "--version", "1"), "bgnte"),
     ],
 )

@@ -74,7 +74,7 @@ def test_the_table_names_the_file_by_its_hash_and_keeps_other_entries(run, folde
 
 def test_what_cannot_be_released_is_said(run, folder, tmp_path):
     places = {"version": "1", "cards": tmp_path, "folder": tmp_path / "weights"}
-    with pytest.raises(FileError, match="no trained weights .* Train first: paradia train toy"):
+    with pytest.raises(FileError, match="there are no weights .* Train first, paradia train toy"):
         release(TASK, tmp_path / "none.safetensors", folder, **places)
     with pytest.raises(InputError, match="was trained for toy, not for other"):
         release(Task("other", TASK.architecture, noisy), run, folder, **places)

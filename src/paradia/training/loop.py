@@ -196,7 +196,7 @@ def train(
         Those weights are of another network, or there are no volumes.
     """
     torch.manual_seed(plan.seed)
-    net = task.network() if start is None else _begun(task, start)
+    net = task.network() if start is None else trained(task, start)
     folder.mkdir(parents=True, exist_ok=True)
     net.to(device).train().requires_grad_(True)
     net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -275,13 +275,22 @@ def validate(task: Task, net: UNet3d, volumes: Sequence) -> dict[str, float]:
     return {name: round(sum(row) / len(row), 3) for name, row in (("before", before), ("after", after), ("within", within))}
 
 
-def _begun(task: Task, start: Path) -> UNet3d:
-    """Read weights to begin with."""
-    if not start.is_file():
-        raise FileError(f"there are no weights {start} to begin with. Give a file that a training or a release wrote.")
-    net = unpack(start.read_bytes())
-    if net.about.get("task", task.name) != task.name:
-        raise InputError(f"{start} was trained for {net.about['task']}, not for {task.name}. Give weights of the same network.")
+def trained(task: Task, path: Path) -> UNet3d:
+    """Read weights that a training or a release wrote.
+
+    Raises
+    ------
+    FileError
+        There is no such file.
+    InputError
+        They were trained for another task.
+    """
+    if not path.is_file():
+        raise FileError(f"there are no weights {path}. Train first, paradia train {task.name}, or give a file that a release wrote.")
+    net = unpack(path.read_bytes())
+    found = net.about.get("task", task.name)
+    if found != task.name:
+        raise InputError(f"{path} was trained for {found}, not for {task.name}. Give weights of the same network.")
     return net
 
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from paradia import __version__
-from paradia.errors import FileError, InputError
+from paradia.errors import InputError
 from paradia.nets import store
 from paradia.nets.familiar import learn, statistics, to_json
 from paradia.nets.unet import UNet3d
 from paradia.nets.windows import ask
-from paradia.training.loop import VALIDATION
+from paradia.training.loop import VALIDATION, trained
 from paradia.training.tasks import Lesson, Task
 from paradia.training.volumes import Prepared, read
 
@@ -111,8 +111,8 @@ def release(
     InputError
         They were trained for another task, there are too few volumes, or the file would be too large.
     """
-    net, header = _trained(task, average)
-    net.to(device)
+    net = trained(task, average).to(device)
+    header = net.about
     files = sorted(volumes.glob("*.safetensors"))
     held, seen = [f for f in files if int(f.stem) < VALIDATION], [f for f in files if int(f.stem) >= VALIDATION]
     if len(held) < 2 or not seen:
@@ -201,17 +201,6 @@ def judge(task: Task, net: UNet3d, volume: Prepared, number: int, name: str) -> 
         100 * float(error.norm() / size),
         (error.abs() / deviation)[:, few].cpu(),
     )
-
-
-def _trained(task: Task, average: Path) -> tuple[UNet3d, Mapping[str, str]]:
-    """Read trained weights and what their header says."""
-    if not average.is_file():
-        raise FileError(f"there are no trained weights {average}. Train first: paradia train {task.name}.")
-    net = store.unpack(average.read_bytes())
-    found = net.about.get("task", task.name)
-    if found != task.name:
-        raise InputError(f"{average} was trained for {found}, not for {task.name}. Give the folder of that training.")
-    return net, net.about
 
 
 def _lessons(task: Task, files: Sequence[Path], device: str) -> Iterator[tuple[Prepared, Lesson]]:
