@@ -147,6 +147,22 @@ def test_the_loss_is_least_at_the_truth_with_the_scale_of_the_error():
     torch.testing.assert_close(loss(torch.cat([spoilt, target * 0], 1), target, mask)[1], torch.tensor(0.0))
 
 
+def test_a_crop_counts_by_how_far_its_start_is_off():
+    """The same error matters three times as much where the start is a quarter as far off, but no end where it is right."""
+    mask = torch.ones(1, 1, 8, 8, 8)
+    error = 0.01 * torch.ones_like(mask)
+
+    def of(off):
+        target = torch.full_like(mask, off)
+        return float(loss(torch.cat([target + error, torch.zeros_like(mask)], 1), target, mask)[0]) - float(
+            loss(torch.cat([target, torch.zeros_like(mask)], 1), target, mask)[0]
+        )
+
+    ratio = (0.4 + loop.LITTLE) / (0.1 + loop.LITTLE)
+    assert of(0.1) / of(0.4) == pytest.approx(ratio, rel=0.15)  # deviations count alike
+    assert of(0.0) < 2.5 * of(0.1)
+
+
 @pytest.mark.parametrize("name", ["varnet", "bgnet"])
 def test_tasks_start_where_the_methods_start(name, prepared):
     """What a lesson shows has the sizes that the architecture asks for, and an answer of zero is the start."""

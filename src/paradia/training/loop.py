@@ -25,6 +25,9 @@ from paradia.training.volumes import read
 DEVIATION_SHARE, SLOPE_SHARE = 0.1, 0.5
 """Shares of the deviations' likelihood and of the slopes in the loss; the map's own error counts as one."""
 
+USUALLY, LITTLE = 0.25, 0.05
+"""How far a start is off, in units of the answer, where a crop's error counts about once, and where it counts no more for being smaller."""
+
 VALIDATION = 1000
 """Volumes of seeds below this are never trained on."""
 
@@ -126,7 +129,7 @@ def _turn(crop: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def loss(answer: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Compare answers with targets in the mask.
+    """Compare answers with targets in the mask, so that where the start is nearly right a small change matters as much.
 
     Parameters
     ----------
@@ -140,18 +143,20 @@ def loss(answer: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     Tensor
-        Mean absolute error, that of its slopes, and the likelihood of the scales, weighed.
+        Mean absolute error, that of its slopes, and the likelihood of the scales, weighed; each crop by how far its start is off.
     Tensor
         The mean absolute error alone.
     """
     n = target.shape[1]
     error = (answer[:, :n] - target) * mask
     count = mask.sum().clamp_min(1) * n
-    size = error.abs().sum() / count
-    slopes = sum((error.diff(dim=axis) * mask.narrow(axis, 1, mask.shape[axis] - 1)).abs().sum() / count for axis in (2, 3, 4)) / 3
+    off = (target.abs() * mask).sum((1, 2, 3, 4), keepdim=True) / (n * mask.sum((1, 2, 3, 4), keepdim=True)).clamp_min(1)
+    weight = USUALLY / (off + LITTLE)
+    size = (weight * error).abs().sum() / count
+    slopes = sum((weight * error.diff(dim=axis) * mask.narrow(axis, 1, mask.shape[axis] - 1)).abs().sum() for axis in (2, 3, 4)) / 3 / count
     scale = answer[:, n:].clamp(-6, 3)
     likely = ((error.detach().abs() * torch.exp(-scale) + scale) * mask).sum() / count
-    return size + SLOPE_SHARE * slopes + DEVIATION_SHARE * likely, size.detach()
+    return size + SLOPE_SHARE * slopes + DEVIATION_SHARE * likely, (error.detach().abs().sum() / count)
 
 
 def train(
