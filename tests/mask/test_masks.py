@@ -1,9 +1,11 @@
+import math
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from paradia.errors import MaskError
+from paradia.errors import InputError, MaskError
 from paradia.grid import Grid
 from paradia.mask import _morphology as morphology
 from paradia.mask._reliability import otsu, reliability
@@ -98,6 +100,26 @@ def test_a_ridge_of_bone_between_two_lobes_stays_out():
 def test_a_larger_fraction_gives_a_smaller_brain(case):
     magnitude = case[1].abs()
     assert bet(magnitude, GRID, fraction=0.8, snap=0.0).sum() < bet(magnitude, GRID, fraction=0.3, snap=0.0).sum()
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"fraction": 55.0}, {"fraction": 0.0}, {"fraction": math.nan}, {"smoothness": -1.0}, {"snap": math.nan}, {"max_iter": 0}]
+)
+def test_bet_refuses_knobs_out_of_range(knobs):
+    (name,) = knobs
+    with pytest.raises(InputError, match=f"{name}.*, got .*{knobs[name]}"):
+        bet(torch.ones(1, 8, 9, 7), Grid((8, 9, 7), (4.0, 4.0, 4.0)), **knobs)
+
+
+def test_an_echo_without_signal_is_told_from_one_with(case):
+    """The brain is in the other echoes; how far its phase can be trusted is not."""
+    grid = Grid((40, 38, 36), (4.0, 4.0, 4.0))
+    echo = ball(grid, 50.0) * 1.0 + 0.02 * torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
+    both = torch.stack([torch.zeros_like(echo), echo])
+    assert torch.equal(bet(both, grid, max_iter=30), bet(echo[None], grid, max_iter=30))
+    for method in (quality, combined):
+        with pytest.raises(MaskError, match="the magnitude of the first echo is zero"):
+            method(torch.zeros_like(both), both, grid, Scan((0.004, 0.012)))
 
 
 def test_reliable_is_tissue_and_not_noise(case):

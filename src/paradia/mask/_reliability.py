@@ -19,6 +19,8 @@ def checked(phase: Tensor, magnitude: Tensor, grid: Grid, scan: Scan) -> tuple[T
     ------
     GeometryError
         Phase, magnitude, grid and echo times do not belong together.
+    MaskError
+        The first echo, by which voxels are judged, has no signal.
     """
     expected = (len(scan.echo_times), *grid.shape)
     if tuple(phase.shape) != expected or tuple(magnitude.shape) != expected:
@@ -27,7 +29,10 @@ def checked(phase: Tensor, magnitude: Tensor, grid: Grid, scan: Scan) -> tuple[T
             "Give the echo times and the geometry of these images."
         )
     good = torch.isfinite(phase) & torch.isfinite(magnitude)
-    return torch.where(good, phase, 0.0), torch.where(good, magnitude, 0.0)
+    phase, magnitude = torch.where(good, phase, 0.0), torch.where(good, magnitude, 0.0)
+    if not bool((magnitude[0] > 0).any()):
+        raise MaskError("the magnitude of the first echo is zero or not finite everywhere. Check the magnitude images.")
+    return phase, magnitude
 
 
 def reliability(phase: Tensor, magnitude: Tensor, scan: Scan) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from paradia.errors import GeometryError, MaskError
+from paradia.errors import GeometryError, InputError, MaskError
 from paradia.grid import Grid
 from paradia.mask import _morphology as morphology
 from paradia.mask._evolution import evolve
@@ -44,7 +44,7 @@ def bet(magnitude: Echoes, grid: Grid, *, fraction: float = 0.55, smoothness: fl
     grid
         Geometry. The brain may leave the field of view.
     fraction
-        Share of the local brightness below which a point is no brain, 0 to 1. Larger gives a smaller brain.
+        Share of the local brightness below which a point is no brain, between 0 and 1. Larger gives a smaller brain.
     smoothness
         Factor on the force that keeps the surface smooth.
     snap
@@ -63,11 +63,20 @@ def bet(magnitude: Echoes, grid: Grid, *, fraction: float = 0.55, smoothness: fl
         There is no signal, or no brain was found.
     GeometryError
         The magnitude is not on the grid.
+    InputError
+        A knob out of its range.
 
     References
     ----------
     Smith SM. Fast robust automated brain extraction. Hum Brain Mapp 2002;17:143-155. doi:10.1002/hbm.10062.
     """
+    if not 0 < fraction < 1:
+        raise InputError(f"fraction must lie between 0 and 1, got {fraction}. It is a share of the brightness: 0.55 for 55 %.")
+    if not (0 <= smoothness < math.inf and 0 <= snap < math.inf and max_iter >= 1):
+        raise InputError(
+            f"smoothness and snap must be 0 or more and max_iter 1 or more, got {smoothness}, {snap} and {max_iter}. "
+            "1, 2 mm and 400 are usual."
+        )
     if tuple(magnitude.shape[1:]) != grid.shape:
         raise GeometryError(
             f"the magnitude has shape {tuple(magnitude.shape[1:])} and the grid {grid.shape}. Give the geometry of this image."
@@ -95,8 +104,11 @@ def _joined(magnitude: Tensor) -> Tensor:
     power = magnitude.square().sum(0)
     joined = power.sqrt()
     tissue = joined > otsu(joined)
+    signal = float(magnitude[0][tissue].mean()) if bool(tissue.any()) else 0.0
     noise = _noise(magnitude[0], tissue)
-    width = (QUIET * noise / float(magnitude[0][tissue].mean()) / 6.7) ** (2 / 3)  # a Gaussian averages 6.7² width³ voxels
+    if not signal:  # one even value, or a first echo without any
+        return joined
+    width = (QUIET * noise / signal / 6.7) ** (2 / 3)  # a Gaussian averages 6.7² width³ voxels
     if width < 0.5:
         return joined
     blurred = ndimage.gaussian_filter(power.cpu().numpy(), min(width, 2.0), mode="nearest")

@@ -32,7 +32,7 @@ def combined(
     scan
         Echo times.
     fraction
-        Share of the local brightness below which a point is no brain, 0 to 1. Larger gives a smaller brain.
+        Share of the local brightness below which a point is no brain, between 0 and 1. Larger gives a smaller brain.
     threshold
         Least reliability of a voxel, 0 to 1; 0 takes 0.6 of the value that best parts tissue from noise.
     closing
@@ -49,6 +49,8 @@ def combined(
         There is no signal, or nothing is left.
     GeometryError
         The data do not belong together.
+    InputError
+        A fraction out of its range.
 
     References
     ----------

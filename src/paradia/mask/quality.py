@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from paradia.errors import MaskError
 from paradia.grid import Grid
 from paradia.mask import _morphology as morphology
 from paradia.mask._reliability import checked, nonempty, otsu, reliability
@@ -56,8 +55,6 @@ def quality(
     """
     phase, magnitude = checked(phase, magnitude, grid, scan)
     visible = magnitude[0] > 0
-    if not bool(visible.any()):
-        raise MaskError("the magnitude of the first echo is zero or not finite everywhere. Check the magnitude images.")
     weight = reliability(phase, magnitude, scan)
     limit = threshold or otsu(weight[visible])
     mask = morphology.largest(morphology.opened((weight > limit) & visible, grid, opening))
