@@ -9,10 +9,11 @@ from paradia.errors import InputError
 from paradia.grid import Grid
 from paradia.mask._morphology import filled
 from paradia.simulate import _deform
+from paradia.simulate._fill import sample
 from paradia.simulate._table import LABELS
 from paradia.simulate.anatomical import CENTRE, anatomical
 from paradia.simulate.anatomy import Anatomy
-from paradia.simulate.bank import load
+from paradia.simulate.bank import Map, load
 
 HEAD = Grid((100, 121, 112), (2.0, 1.9, 2.1), (0.1, -0.2, 0.97))
 DEEP = Grid((90, 120, 85), (1.0, 1.0, 1.0))
@@ -73,6 +74,14 @@ def test_strength_zero_is_the_bank():
     for name in ("thalamus", "grey_matter", "eye"):
         both = one.labels == LABELS[name]
         assert float((both == both.flip(0)).float().mean()) > 0.999
+
+
+def test_maps_of_a_bank_that_is_gone_are_not_taken_for_those_of_another():
+    """The memory of one is given to the next."""
+    places = torch.zeros(1, 3)
+    for code in range(100, 130):
+        here = Map(torch.full((1, 40, 40, 40), code, dtype=torch.uint8), (-20.0, -20.0, -20.0), 1.0, (4.0,))
+        assert float(sample(here, places)) == (code - 128) / 4
 
 
 def test_size_of_the_brain():

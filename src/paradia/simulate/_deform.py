@@ -84,8 +84,7 @@ def draw(matrix: Tensor, centre: Tensor, widening: Map, widen: float, generator:
     # in the frame before the affine part, where the velocity lives
     points = grid_points() @ matrix.T + centre
     push = look_up((widening.values.float() - 128) / widening.scale[0], widening.origin, widening.spacing, points)
-    inside = _within(points, widening)
-    velocity -= widen * (torch.linalg.inv(matrix) @ (push * inside)).reshape(velocity.shape)
+    velocity -= widen * (torch.linalg.inv(matrix) @ (push * inside_map(points, widening))).reshape(velocity.shape)
     return Deformation(matrix, centre, _exponential(velocity), _exponential(-velocity))
 
 
@@ -125,11 +124,11 @@ def grid_points() -> Tensor:
     return torch.stack(torch.meshgrid(*knots(), indexing="ij"), -1).reshape(-1, 3)
 
 
-def _within(points: Tensor, m: Map) -> Tensor:
-    """Return 1 inside a map and 0 outside."""
-    low = torch.tensor(m.origin)
-    high = low + m.spacing * (torch.tensor(m.values.shape[1:]) - 1)
-    return ((points >= low) & (points <= high)).all(1).float()
+def inside_map(points: Tensor, m: Map) -> Tensor:
+    """Tell which points (n, 3) lie on a map's lattice."""
+    low = torch.tensor(m.origin, device=points.device)
+    high = low + m.spacing * (torch.tensor(m.values.shape[1:], device=points.device) - 1)
+    return ((points >= low) & (points <= high)).all(1)
 
 
 def _exponential(velocity: Tensor) -> Tensor:

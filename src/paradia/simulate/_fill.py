@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from paradia.simulate._deform import LOW, SHAPE, STEP, Deformation, look_up
+from paradia.simulate._deform import LOW, SHAPE, STEP, Deformation, inside_map, look_up
 from paradia.simulate._table import LABELS
 from paradia.simulate.bank import HEAD, Bank, Map
 
@@ -115,18 +115,19 @@ def _spread(zone: Tensor, axes: Sequence[Tensor]) -> Tensor:
 
 def sample(m: Map, points: Tensor, channels: slice = slice(None)) -> Tensor:
     """Interpolate maps of the bank at points (n, 3)."""
-    return look_up(_decoded(m, channels).to(points.device), m.origin, m.spacing, points)
+    return look_up(_decoded(m, channels, points.device), m.origin, m.spacing, points)
 
 
-_DECODED: dict[tuple[int, int | None, int | None], Tensor] = {}
+_DECODED: dict[tuple[int, int | None, int | None, torch.device], tuple[Tensor, Tensor]] = {}
 
 
-def _decoded(m: Map, channels: slice) -> Tensor:
-    """Decode maps once: the bank lives as long as the program."""
-    key = (m.values.data_ptr(), channels.start, channels.stop)
+def _decoded(m: Map, channels: slice, device: torch.device) -> Tensor:
+    """Decode maps once for a device: the bank lives as long as the program."""
+    key = (id(m.values), channels.start, channels.stop, device)
     if key not in _DECODED:
-        _DECODED[key] = (m.values[channels].float() - 128) / torch.tensor(m.scale[channels])[:, None, None, None]
-    return _DECODED[key]
+        decoded = (m.values[channels].float() - 128) / torch.tensor(m.scale[channels])[:, None, None, None]
+        _DECODED[key] = (m.values, decoded.to(device))  # the codes are kept, too, so that no other bank gets their id
+    return _DECODED[key][1]
 
 
 def _outside(points: Tensor, skin: Tensor, inside: Tensor, bank: Bank, shifts: Shifts) -> Tensor:
@@ -170,7 +171,7 @@ def _brain(points: Tensor, inside: Tensor, hull: Tensor, bank: Bank, shifts: Shi
     labels[tissue & matter] = LABELS["white_matter"]
     labels[(inside < 0.6) & ~tissue] = LABELS["dura"]
     labels[_sheets(points) & ~tissue] = LABELS["dura"]
-    within = _in(points, bank.deep)
+    within = inside_map(points, bank.deep).nonzero()[:, 0]
     labels[within] = _deep(labels[within], points[within], pial[within], 0.2 * size[within], bank)
     brain = ((hull > 0) | tissue | (inside > _DEEP)) & (points[:, 2] > _STEM)
     return labels, brain, torch.where(brain, detail, 0.0)
@@ -205,10 +206,3 @@ def _sheets(points: Tensor) -> Tensor:
     middle = (8.0 + 0.8 * (y + 47.0).clamp(max=0)).clamp(min=-22.0)
     tent = middle + (-20.0 - middle) * (x / 14.0).clamp(max=1)
     return falx | (((z - tent).abs() < 0.5) & (y < -40) & (torch.hypot(x, y + 40) > 22))
-
-
-def _in(points: Tensor, m: Map) -> Tensor:
-    """Return the indices of points on a map's lattice."""
-    low = torch.tensor(m.origin, device=points.device)
-    high = low + m.spacing * (torch.tensor(m.values.shape[1:], device=points.device) - 1)
-    return ((points >= low) & (points <= high)).all(1).nonzero()[:, 0]
