@@ -1,3 +1,4 @@
+import gzip
 import json
 import logging
 import time
@@ -147,6 +148,30 @@ def test_a_missing_echo_is_told(root):
     touch(root, *pair("sub-01", (1, 2, 3), ("mag",)), *pair("sub-01", (1, 3), ("phase",)))
     with pytest.raises(PhaseError, match=r"echoes \(1, 2, 3\) of the magnitude and \(1, 3\) of the phase"):
         bids.load(bids.find(root)[0])
+
+
+def test_an_echo_that_is_there_twice_is_told(root):
+    real_data(root)
+    image = root / "sub-01" / "anat" / "sub-01_echo-2_part-phase_MEGRE.nii.gz"
+    image.with_suffix("").write_bytes(gzip.decompress(image.read_bytes()))
+    (entry,) = bids.find(root)
+    with pytest.raises(InputError, match=r"echo 2 of the phase more than once: .*MEGRE\.nii, .*MEGRE\.nii\.gz\. Remove all but one"):
+        bids.load(entry)
+
+
+def test_spin_echoes_are_those_of_the_session_or_of_the_same_name(root, caplog):
+    touch(root, *pair("sub-01_ses-1"), *pair("sub-01_ses-1", parts=("mag", "phase"), suffix="MESE"))
+    touch(root, *pair("sub-01_ses-2_run-1"), *pair("sub-01_ses-2_run-2"), *pair("sub-02_ses-1_run-1"), *pair("sub-02_ses-1_run-3"))
+    touch(root, *(f"sub-01_ses-2_echo-{echo}_MESE.nii.gz" for echo in (10, 9, 11)))
+    touch(root, *(f"sub-02_ses-1_run-{run}_echo-{echo}_MESE.nii.gz" for run in (1, 2) for echo in (1, 2)))
+    found = {entry.name: [path.name for path in entry.spin_echo] for entry in bids.find(root)}
+    assert found == {
+        "sub-01_ses-1": [f"sub-01_ses-1_echo-{echo}_part-mag_MESE.nii.gz" for echo in (1, 2)],
+        **{f"sub-01_ses-2_run-{run}": [f"sub-01_ses-2_echo-{echo}_MESE.nii.gz" for echo in (9, 10, 11)] for run in (1, 2)},
+        "sub-02_ses-1_run-1": [f"sub-02_ses-1_run-1_echo-{echo}_MESE.nii.gz" for echo in (1, 2)],
+        "sub-02_ses-1_run-3": [],
+    }
+    assert "sub-02_ses-1_run-3 has 2 multi-echo spin-echo scans in its session, and none was used" in caplog.text
 
 
 def test_an_acquisition_is_loaded_with_inherited_metadata(root):

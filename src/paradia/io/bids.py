@@ -145,7 +145,10 @@ def load(entry: Entry, *, register: bool = False, **reading: Any) -> Acquisition
         There is no phase, or not that of every echo.
     MaskError
         The folder of masks has none, or several, for this acquisition.
+    InputError
+        An echo is there twice, such as compressed and not.
     """
+    _check_once(entry)
     if not entry.complete:
         found = ", ".join(p.name for p in (*entry.magnitude, *entry.phase, *entry.real, *entry.imaginary))
         lacks = "magnitude" if entry.phase else "imaginary part" if entry.real else "real part" if entry.imaginary else "phase"
@@ -164,6 +167,15 @@ def load(entry: Entry, *, register: bool = False, **reading: Any) -> Acquisition
     else:
         scan = from_files((), (), real=entry.real, imaginary=entry.imaginary, **reading)
     return with_spin_echoes(scan, entry.spin_echo, register=register, root=entry.root) if entry.spin_echo else scan
+
+
+def _check_once(entry: Entry) -> None:
+    """Refuse an echo of which there are two files."""
+    for part, numbers in entry.echoes.items():
+        for echo in numbers:
+            if numbers.count(echo) > 1:
+                twice = [path.name for number, path in zip(numbers, getattr(entry, part), strict=True) if number == echo]
+                raise InputError(f"{entry.name} has echo {echo} of the {part} more than once: {', '.join(twice)}. Remove all but one.")
 
 
 def find_mask(entry: Entry, masks: Path) -> Path:
