@@ -195,6 +195,16 @@ def test_an_input_is_never_overwritten(command, files, tmp_path):
     assert field.read_bytes() == files["local_field"].read_bytes()
 
 
+def test_a_field_strength_that_is_no_number_names_the_file(command, files, tmp_path):
+    for name in ("chi", "r2prime"):
+        (tmp_path / f"{name}.nii").write_bytes(files["local_field"].read_bytes())
+    (tmp_path / "r2prime.json").write_text('{"MagneticFieldStrength": "3T"}')
+    given = ("--chi", tmp_path / "chi.nii", "--r2prime", tmp_path / "r2prime.nii", "--mask", files["mask"])
+    told = command("separation", "closed-form", tmp_path / "out.nii", *given)
+    assert told.status == 2
+    assert "MagneticFieldStrength in the sidecar of r2prime.nii must be a number, got '3T'" in " ".join(told.err.split())
+
+
 def test_nan_outside_the_mask_is_left_out_and_inside_it_is_refused(command, files, small, tmp_path):
     field = small.local_field.copy()
     given = ("inversion", "tkd", tmp_path / "chi.nii", "--local-field", tmp_path / "field.nii", "--mask", files["mask"])

@@ -26,7 +26,7 @@ from paradia.io.coils import holds_coils
 from paradia.io.derivatives import NUMBERS, OUTPUTS, save_map
 from paradia.io.loose import Coils, coils_from_files, from_files
 from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
-from paradia.io.sidecar import direction, sidecar_of
+from paradia.io.sidecar import direction, number, sidecar_of
 from paradia.pipeline.execute import execute
 from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
@@ -226,13 +226,13 @@ def read_board(method: Method, given: dict[str, Any], extra: tuple[str, ...] = (
 
 def _strength(method: Method, given: dict[str, Any]) -> Scan:
     """Return a scan that tells the field strength, as stated or as a sidecar of the maps has it; its echo times mean nothing."""
-    told = [given["b0"], *(sidecar_of(path).get("MagneticFieldStrength") for path in paths_of(method, given))]
-    known = next((b0 for b0 in told if b0 is not None), None)
+    told = (number(sidecar_of(path), "MagneticFieldStrength", path.name) for path in paths_of(method, given))
+    known = given["b0"] if given["b0"] is not None else next((b0 for b0 in told if b0 is not None), None)
     if known is None:
         raise MetadataError(
             f"{method.stage} {method.name} needs the field strength, which no sidecar of the maps tells. Give --b0, in tesla."
         )
-    return Scan((0.02,), float(known))
+    return Scan((0.02,), known)
 
 
 def _stated(given: dict[str, Any]) -> dict[str, Any]:

@@ -128,6 +128,22 @@ def direction(sidecar: Mapping[str, Any], label: str) -> tuple[float, float, flo
     return x, y, z
 
 
+def number(sidecar: Mapping[str, Any], key: str, label: str) -> float | None:
+    """Return a number where the sidecar gives one.
+
+    Raises
+    ------
+    MetadataError
+        It gives something else.
+    """
+    value = sidecar.get(key)
+    if value is None:
+        return None
+    if not _is_number(value):
+        raise MetadataError(f"{key} in the sidecar of {label} must be a number, got {value!r}. Mend it.")
+    return float(value)
+
+
 def stem(path: Path) -> str:
     """Return a file's name without ``.nii`` or ``.nii.gz``."""
     return path.name.removesuffix(".gz").removesuffix(".nii")
@@ -178,15 +194,12 @@ def _field_strength(sidecars: Sequence[Mapping[str, Any]], label: str) -> tuple[
 
 
 def _agreed(sidecars: Sequence[Mapping[str, Any]], key: str, label: str, tolerance: float) -> float | None:
-    found = [s[key] for s in sidecars if s.get(key) is not None]
-    for value in found:
-        if not _is_number(value):
-            raise MetadataError(f"{key} in the sidecar of {label} must be a number, got {value!r}. Mend it.")
+    found = [value for sidecar in sidecars if (value := number(sidecar, key, label)) is not None]
     if not found:
         return None
     if max(found) - min(found) > tolerance * abs(max(found)):
         raise MetadataError(f"the sidecars of {label} give different {key}: {min(found):g} and {max(found):g}. Mend the wrong one.")
-    return float(found[0])
+    return found[0]
 
 
 def _is_number(value: object) -> bool:

@@ -240,7 +240,7 @@ def check_mask(data: Mapping[str, Any], invalid: Tensor | None = None) -> None:
     broken = int((unknown & mask).sum())
     if broken:
         raise NonFiniteError(
-            f"phase or magnitude holds NaN or Inf in {broken} of the {int(mask.sum())} voxels of the mask. "
+            f"an image holds NaN or Inf in {broken} of the {int(mask.sum())} voxels of the mask. "
             "Leave those out of the mask, or repair the images."
         )
 
