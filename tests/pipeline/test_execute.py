@@ -1,11 +1,13 @@
 """The pipeline's own laws, on a toy stage of its own making."""
 
+import json
 import subprocess
 import sys
 import warnings
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from paradia import registry
 from paradia.errors import ConvergenceWarning, FileError, InputError, MaskError, NonFiniteError
@@ -99,6 +101,17 @@ def test_a_second_run_computes_nothing_and_says_the_same(protocol, board, tmp_pa
     assert all(step.cached for step in second.steps)
     assert second.messages == first.messages
     assert all(torch.equal(first.maps[name], second.maps[name]) for name in first.maps)
+
+
+@pytest.mark.parametrize("record", [{}, {"messages": []}, {"messages": [], "step": {"stage": "unwrap", "gone": 1, "gives": ["unwrapped"]}}])
+def test_a_kept_result_that_another_version_described_is_made_again(record, protocol, board, tmp_path):
+    first = execute(protocol, board, Store(tmp_path))
+    (file,) = tmp_path.glob("unwrap-*.safetensors")
+    file.write_bytes(save({"unwrapped": torch.zeros(2, *SHAPE)}, {"record": json.dumps(record)}))
+    calls.clear()
+    second = execute(protocol, board, Store(tmp_path))
+    assert calls == ["unwrap"]
+    assert torch.equal(second.maps["unwrapped"], first.maps["unwrapped"])
 
 
 def test_only_what_changed_is_made_again(protocol, board, tmp_path):

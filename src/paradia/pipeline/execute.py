@@ -201,12 +201,12 @@ def _one(
     """Take a step's result from the store, or make it and keep it."""
     key = step_key(step, {name: digests[place] for name, place in step.takes.items() if place in digests}, device)
     kept = store.load(key, device) if store else None
-    if kept is not None:
-        tensors, saved = kept
-        record = StepRecord(**{**saved["step"], "gives": tuple(saved["step"]["gives"]), "cached": True})
-        messages += saved["messages"]
+    recalled = None if kept is None else _recalled(kept[1])
+    if kept is not None and recalled is not None:
+        record, said = recalled
+        messages += said
         progress(step, "kept", record.seconds)
-        return dict(tensors), record, key
+        return kept[0], record, key
     progress(step, "start", 0.0)
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
@@ -224,6 +224,14 @@ def _one(
         store.save(key, given, {"messages": said, "step": asdict(record)})
     progress(step, "done", seconds)
     return given, record, key
+
+
+def _recalled(saved: Mapping[str, Any]) -> tuple[StepRecord, list[str]] | None:
+    """Return the record of a kept result and what was warned of; nothing where another version wrote it otherwise."""
+    try:
+        return StepRecord(**{**saved["step"], "gives": tuple(saved["step"]["gives"]), "cached": True}), list(saved["messages"])
+    except (KeyError, TypeError):
+        return None
 
 
 def check_mask(data: Mapping[str, Any], invalid: Tensor | None = None) -> None:
