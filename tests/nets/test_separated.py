@@ -9,7 +9,7 @@ from scipy.optimize import lsq_linear
 
 from paradia.grid import Grid
 from paradia.nets import familiar, separated
-from paradia.nets.separated import RATE_ERROR, Pair, consult, guess, less_typical, separable, separate, separation_channels, unmet
+from paradia.nets.separated import RATE_ERROR, Pair, consult, grounded, guess, less_typical, separable, separate, separation_channels, unmet
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import FLOOR
 from paradia.operators.dipole import Dipole
@@ -190,9 +190,28 @@ def test_the_last_word_and_the_calibration():
     assert torch.equal(plain.value, wider.value)
     torch.testing.assert_close(wider.deviation, plain.deviation * torch.tensor([2.0, 0.5])[:, None, None, None])
     net.calibration = (1.0, 1.0)
-    refined = separate(net, known, stages=2, trust=0.3, refine=5).value
-    assert torch.equal(refined, consult(plain, known, 0.3, 5))
-    assert not torch.equal(refined, plain.value)
+    refined = separate(net, known, stages=1, trust=0.3, refine=5).value
+    once = separated.propose(net, guess(known), known)
+    assert torch.equal(refined, grounded(consult(once, known, 0.3, 5), known))
+    assert not torch.equal(refined, grounded(once.value, known))
+
+
+@pytest.mark.parametrize("zero", [-0.01, 0.0, 0.02])
+def test_both_maps_keep_the_zero_that_chi_came_with(zero):
+    known = held()
+    known = known._replace(zero=torch.tensor(zero))
+    pair = proposal(known).value
+    found = grounded(pair, known)
+    inside = known.mask
+    assert float((found[0] - found[1])[inside].mean()) == pytest.approx(zero, abs=2e-4)
+    assert found.min() == 0
+    assert not found[:, ~inside].any()
+    both = (found > 0).all(0) & inside
+    total = (found.sum(0) - pair.sum(0))[both]
+    assert total.abs().max() < 1e-5  # what the rate tells stays
+    shift = (found[0] - pair[0])[both]
+    assert float(shift.max() - shift.min()) < 1e-5  # an even shift, which no field shows
+    torch.testing.assert_close(grounded(found, known), found, atol=2e-4, rtol=0)
 
 
 def test_how_strange_a_volume_looks_is_told_of_the_first_guess():

@@ -62,7 +62,7 @@ def test_no_trust_leaves_the_proposal(held, estimate):
 
 def test_more_trust_leaves_less_of_the_field(held, estimate):
     held = held[0]
-    left = [float(unexplained(consult(estimate, held, trust), held).norm()) for trust in (0.01, 0.1, 1.0)]
+    left = [float(unexplained(consult(estimate, held, trust), held.field, held.mask, held.dipole).norm()) for trust in (0.01, 0.1, 1.0)]
     assert left[0] > left[1] > left[2]
 
 
@@ -87,8 +87,8 @@ def test_the_mean_of_chi_is_nobodys(held, estimate):
     held = held[0]
     assert abs(float(centred(estimate.value + 3.0, held.mask)[held.mask].mean())) < 1e-6
     chi = estimate.value
-    lifted = unexplained(chi + 0.7 * held.mask, held)
-    torch.testing.assert_close(lifted, unexplained(chi, held), rtol=1e-3, atol=1e-5)
+    lifted = unexplained(chi + 0.7 * held.mask, held.field, held.mask, held.dipole)
+    torch.testing.assert_close(lifted, unexplained(chi, held.field, held.mask, held.dipole), rtol=1e-3, atol=1e-5)
 
 
 def test_an_untrained_network_proposes_what_it_is_shown(held):

@@ -109,7 +109,7 @@ def varnet(
         held, chi = problem(field, start, window.mask, loud, window.grid)
         found = invert(net, chi, held, stages=stages, trust=trust, refine=refine)
         tell(found.novelty, "varnet")
-        return found.value, found.deviation, unexplained(found.value, held), field.new_tensor(found.novelty)
+        return found.value, found.deviation, unexplained(found.value, held.field, held.mask, held.dipole), field.new_tensor(found.novelty)
 
     *maps, strange = each_of(one, window.take(local_field * mask).float())
     chi, deviation, left = (window.put(image).to(local_field) for image in maps)

@@ -27,6 +27,9 @@ LIFT = 0.3
 """Added to centred χ before the first guess, as a share of its scale: brain tissue holds a little more iron than myelin."""
 
 
+ROUNDS = 4
+"""Of shifts until a mean is right: each leaves what it cut at zero."""
+
 RATE_ERROR = 0.3
 """Share by which a rate is wrong beside its noise: relaxivities that differ with fibres and cells, R2 of another scan. A choice."""
 
@@ -38,6 +41,8 @@ class Separable(NamedTuple):
     """Local field, ppm, zero outside the mask."""
     chi: Tensor
     """Total susceptibility, ppm, mean zero in the mask."""
+    zero: Tensor
+    """Mean that χ came with, ppm: no field tells it, so what the reference step chose is what both maps together keep."""
     rate: Tensor
     """R2′, or R2* less the typical R2, 1/s."""
     rate_noise: Tensor
@@ -76,10 +81,11 @@ def separable(
     b0: float,
 ) -> Separable:
     """Collect what is known; see `Separable`."""
+    zero = chi[mask].mean()
     chi = centred(chi, mask)
     whole = rate[mask].square().mean().sqrt() / (sum(dr) / 2)
     scale = unit_of(chi, mask).maximum(LEAST * whole)
-    return Separable(field * mask, chi, rate * mask, rate_noise * mask, noise * mask, mask, dipole, scale, *dr, b0)
+    return Separable(field * mask, chi, zero, rate * mask, rate_noise * mask, noise * mask, mask, dipole, scale, *dr, b0)
 
 
 def less_typical(r2star: Tensor, noise: Tensor, b0: float) -> tuple[Tensor, Tensor]:
@@ -184,7 +190,7 @@ def consult(proposal: Pair, held: Separable, trust: float, iterations: int = ITE
 
 
 def separate(net: UNet3d, held: Separable, *, stages: int, trust: float, refine: int = 0) -> Pair:
-    """Alternate network and equations, beginning with `guess`; the network has the last word.
+    """Alternate network and equations, beginning with `guess`, and keep the zero of χ.
 
     The deviations are multiplied by the network's calibration, which was found on held-out volumes.
 
@@ -210,9 +216,17 @@ def separate(net: UNet3d, held: Separable, *, stages: int, trust: float, refine:
     strange = pair.novelty
     for _ in range(stages - 1):
         pair = propose(net, consult(pair, held, trust), held)
-    value = consult(pair, held, trust, refine) if refine else pair.value
+    value = grounded(consult(pair, held, trust, refine) if refine else pair.value, held)
     factors = torch.tensor(net.calibration).to(value)[:, None, None, None]
     return Pair(value, pair.deviation * factors, strange)
+
+
+def grounded(pair: Tensor, held: Separable) -> Tensor:
+    """Shift both maps by as much in turn, without going below zero, until their difference has the mean that χ came with."""
+    for _ in range(ROUNDS):
+        off = (pair[0] - pair[1])[held.mask].mean() - held.zero
+        pair = torch.stack([pair[0] - off / 2, pair[1] + off / 2]).clamp_min(0) * held.mask
+    return pair
 
 
 def unmet(pair: Tensor, held: Separable) -> tuple[Tensor, Tensor]:

@@ -186,10 +186,10 @@ def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float
     return Estimate(chi, estimate.deviation * net.calibration[0], strange)
 
 
-def unexplained(chi: Tensor, held: Problem) -> Tensor:
+def unexplained(chi: Tensor, field: Tensor, mask: Tensor, dipole: Dipole) -> Tensor:
     """Return what χ leaves of the field, ppm: the mean of χ, which nobody knows, taken as the field would have it."""
-    left = (held.field - held.dipole(chi)) * held.mask
-    body = held.dipole(held.mask.to(chi)) * held.mask
+    left = (field - dipole(chi)) * mask
+    body = dipole(mask.to(chi)) * mask
     size = body.square().sum()
     return left - body * ((left * body).sum() / size.clamp_min(torch.finfo(size.dtype).tiny))
 

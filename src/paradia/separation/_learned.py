@@ -16,6 +16,7 @@ from paradia.nets.checks import LOCAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
 from paradia.nets.separated import Pair, Separable, separable, separate, unmet
 from paradia.nets.store import network
+from paradia.nets.unrolled import centred, unexplained
 from paradia.operators.dipole import Dipole
 from paradia.registry import load
 from paradia.scan import Scan, relaxivities
@@ -112,9 +113,11 @@ def learned(
 
     found = ask(held)
     tell(found.novelty, name)
-    closed = torch.stack(split(held.chi, held.rate, *dr, 1.0)) * held.mask
+    closed = torch.stack(split(held.chi + held.zero, held.rate, *dr, 1.0)) * held.mask
     apart = (found.value - closed).square().mean(0).sqrt()
-    images = [*found.value, *found.deviation, *unmet(found.value, held), *closed, apart]
+    pos, neg = found.value
+    of_field, of_rate = unexplained(pos - neg, held.field, held.mask, held.dipole), unmet(found.value, held)[1]
+    images = [pos, neg, *found.deviation, of_field, of_rate, *closed, apart]
     put = [*(window.put(image).to(like) for image in images), like.new_tensor(found.novelty)]
     maps = LearnedSeparation(**dict(zip(LearnedSeparation._fields, put, strict=False)))  # the bands, last, come where they are asked for
     if not asked.band:
@@ -132,7 +135,7 @@ def _start(field: Tensor, window: Window, noise: Tensor | None, callback: Callba
     """Return the χ that the network was trained to begin with: that of `l1bayes`, shorter."""
     l1bayes = load("inversion", "l1bayes").function  # stages know no other by import
     chi: Tensor = l1bayes(field, window.mask, window.grid, noise, max_iter=MAX_ITER, tol=math.inf, callback=callback)
-    return chi
+    return centred(chi, window.mask)
 
 
 def _band(ask: Callable[[Separable], Pair], found: Pair, held: Separable, share: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paradia.grid import Grid
-from paradia.nets.unrolled import TRUST
+from paradia.nets.unrolled import ITERATIONS, TRUST
 from paradia.scan import Scan
 from paradia.separation._inputs import rates
 from paradia.separation._learned import Asked, Given, learned, prepare
@@ -27,21 +27,22 @@ def sepnet_r2prime(
     *,
     dr_pos: float | None = None,
     dr_neg: float | None = None,
-    stages: int = 2,
+    stages: int = 1,
     trust: float = TRUST,
-    refine: int = 0,
+    refine: int = ITERATIONS,
     band: float = 0.0,
     callback: Callback | None = None,
 ) -> LearnedSeparation:
-    r"""Begin with both equations solved in every voxel; then a trained network proposes and both equations decide, in turn.
+    r"""Begin with both equations solved in every voxel; then a trained network proposes and both equations decide.
 
     In each stage the network sees χ+ and χ− so far, χ, the field, R2′ and what is left of both, and proposes better maps with a standard
-    deviation :math:`\tau^\pm` for each voxel. Between stages the data have their say:
+    deviation :math:`\tau^\pm` for each voxel. Then the data have their say:
 
     .. math:: \arg\min_{\chi^\pm}\; t\,\|\sigma^{-1} M (f - D(\chi^+ - \chi^-))\|^2
               + t\,\|\rho^{-1}(R_2' - D_r^+\chi^+ - D_r^-\chi^-)\|^2 + \|(\chi^+ - z^+)/\tau^+\|^2 + \|(\chi^- - z^-)/\tau^-\|^2
 
-    with the proposals z and the noises σ of the field and ρ of R2′; what comes out negative is cut. Voxel size and direction of B0 enter
+    with the proposals z, the noise σ of the field, and ρ, the noise of R2′ and 30 % of itself, since relaxivities differ from place to
+    place; what comes out negative is cut. Voxel size and direction of B0 enter
     through the dipole D, field strength and relaxivities as they are. The network was trained on simulated heads and on random shapes
     alone; nobody's scan is in its weights.
 
@@ -62,7 +63,8 @@ def sepnet_r2prime(
     noise
         Standard deviation of the field, ppm; judged from the field's own roughness without it.
     chi
-        Total susceptibility to begin with, ppm; its zero does not matter. Without it, that of a short `l1bayes`, as in the training.
+        Total susceptibility to begin with, ppm; both maps keep its mean, which no field tells. Without it, that of a short `l1bayes`, as
+        in the training, with a mean of zero.
     dr_pos
         Relaxivity Dr+ of paramagnetic sources, Hz/ppm. Without it 137 Hz/ppm times B0/3 T (Shin et al.; 114 where χ is a COSMOS map). It
         scales the result.
@@ -73,7 +75,7 @@ def sepnet_r2prime(
     trust
         t of the formula, 0 or more: 1 if all errors were white and known, 0 to leave all to the network.
     refine
-        Iterations in which both equations correct the last proposal too: closer to the data, a little noisier.
+        Iterations in which both equations correct the last proposal too; 0 leaves the last word to the network.
     band
         Share by which both relaxivities are lowered and raised to see how far the maps follow, up to 0.9; 0.2 is usual, 0 leaves it out.
         Each direction takes as long as the separation itself.

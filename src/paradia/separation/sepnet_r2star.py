@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paradia.grid import Grid
 from paradia.nets.separated import less_typical
-from paradia.nets.unrolled import TRUST
+from paradia.nets.unrolled import ITERATIONS, TRUST
 from paradia.scan import Scan
 from paradia.separation._inputs import rates
 from paradia.separation._learned import Asked, Given, learned, prepare
@@ -28,9 +28,9 @@ def sepnet_r2star(
     *,
     dr_pos: float | None = None,
     dr_neg: float | None = None,
-    stages: int = 2,
+    stages: int = 1,
     trust: float = TRUST,
-    refine: int = 0,
+    refine: int = ITERATIONS,
     band: float = 0.0,
     callback: Callback | None = None,
 ) -> LearnedSeparation:
@@ -57,7 +57,8 @@ def sepnet_r2star(
     noise
         Standard deviation of the field, ppm; judged from the field's own roughness without it.
     chi
-        Total susceptibility to begin with, ppm; its zero does not matter. Without it, that of a short `l1bayes`, as in the training.
+        Total susceptibility to begin with, ppm; both maps keep its mean, which no field tells. Without it, that of a short `l1bayes`, as
+        in the training, with a mean of zero.
     dr_pos
         Relaxivity Dr+ of paramagnetic sources, Hz/ppm. Without it 137 Hz/ppm times B0/3 T (Shin et al.; 114 where χ is a COSMOS map). It
         scales the result.
@@ -68,7 +69,7 @@ def sepnet_r2star(
     trust
         How much both equations count between stages, 0 or more: 1 if all errors were white and known, 0 to leave all to the network.
     refine
-        Iterations in which both equations correct the last proposal too: closer to the data, a little noisier.
+        Iterations in which both equations correct the last proposal too; 0 leaves the last word to the network.
     band
         Share by which both relaxivities are lowered and raised to see how far the maps follow, up to 0.9; 0.2 is usual, 0 leaves it out.
         Each direction takes as long as the separation itself.

@@ -112,7 +112,7 @@ def nextqsm(
         found = invert(inversion, chi, held, stages=stages, trust=trust, refine=refine)
         strange = max(local.novelty, found.novelty)
         tell(strange, "nextqsm")
-        left = unexplained(found.value, held)
+        left = unexplained(found.value, held.field, held.mask, held.dipole)
         return found.value, found.deviation, local.value, local.deviation, left, field.new_tensor(strange)
 
     *maps, strange = each_of(one, window.take(total_field * mask).float())
