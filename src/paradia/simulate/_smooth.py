@@ -47,9 +47,10 @@ def blurred(image: Tensor, voxel_size: Sequence[float], width: float) -> Tensor:
 
 
 def standard(field: Tensor, mask: Tensor) -> Tensor:
-    """Take off the mean over a mask and scale to a root mean square of one."""
+    """Take off the mean over a mask and scale to a root mean square of one, where there is any spread in it."""
     inside = field[mask]
-    return (field - inside.mean()) / inside.std(correction=0).clamp_min(1e-12)
+    spread = inside.std(correction=0)
+    return (field - inside.mean()) / torch.where(spread > 1e-12, spread, 1.0)
 
 
 def displaced(image: Tensor, millimetres: Sequence[float], voxel_size: Sequence[float]) -> Tensor:
