@@ -85,6 +85,35 @@ def test_noise_alone_and_zeros_stay_in_range(name, grid, generator):
 
 
 @pytest.mark.parametrize("name", STAR)
+def test_what_does_not_decay_gives_numbers_too(name, case):
+    rate, height, mask = case
+    data = decay(rate, height, EVEN)
+    data[:, 0] = 0  # no signal at all
+    data[1:, 1] = 0  # gone after the first echo
+    data[:, 2] = data[:, 2].flip(0)  # grows
+    for image in fit(name, data, mask, EVEN):
+        assert bool(torch.isfinite(image).all())
+        assert bool((image >= 0).all())
+        assert not bool(image[~mask].any())
+
+
+@pytest.mark.parametrize("name", [name for name in methods("relaxometry") if "magnitude" in load("relaxometry", name).needs])
+def test_voxels_without_a_signal_are_a_guess_and_make_no_others_look_certain(name, generator):
+    """Most of the mask lies beyond the field of view of these echoes."""
+    scan, shape = Scan((0.01, 0.02, 0.03, 0.04, 0.05)), (14, 9, 12)
+    data = noisy(decay(torch.full(shape, 15.0), 100.0, scan), 1.0, generator)
+    mask = torch.ones(shape, dtype=torch.bool)
+    whole = fit(name, data, mask, scan)
+    seen = mask.clone()
+    seen[:, :, :8] = False
+    part = fit(name, data * seen, mask, scan)
+    torch.testing.assert_close(part[0][seen], whole[0][seen])
+    assert float(part[1][seen].median() / whole[1][seen].median()) == pytest.approx(1, abs=0.15)
+    maximum = load("relaxometry", name).knobs["maximum"]
+    torch.testing.assert_close(part[1][~seen], torch.full_like(part[1][~seen], maximum / 12**0.5))
+
+
+@pytest.mark.parametrize("name", STAR)
 def test_refuses_what_cannot_be_fitted(name, case):
     rate, height, mask = case
     data = decay(rate, height, EVEN)
@@ -98,6 +127,13 @@ def test_refuses_what_cannot_be_fitted(name, case):
         fit(name, data / 0, mask, EVEN)
     with pytest.raises(InputError, match="maximum"):
         fit(name, data, mask, EVEN, maximum=0.0)
+
+
+def test_arlo_is_free_of_simpsons_bias(grid):
+    rate = torch.full(grid.shape, 100.0)
+    scan = Scan((0.005, 0.015, 0.025))
+    result = fit("arlo", decay(rate, rate, scan), torch.ones(grid.shape, dtype=torch.bool), scan)
+    assert float(result.r2star.mean()) == pytest.approx(100, rel=1e-4)
 
 
 def test_two_echoes_do_for_the_nonlinear_fit(case, generator):
