@@ -125,8 +125,9 @@ def test_refuses_what_cannot_be_fitted(name, case):
         fit(name, data, mask & False, EVEN)
     with pytest.raises(NonFiniteError, match="inside the mask"):
         fit(name, data / 0, mask, EVEN)
-    with pytest.raises(InputError, match="maximum"):
-        fit(name, data, mask, EVEN, maximum=0.0)
+    for maximum in (0.0, float("inf")):
+        with pytest.raises(InputError, match=f"maximum must be a positive rate in 1/s, got {maximum}"):
+            fit(name, data, mask, EVEN, maximum=maximum)
 
 
 def test_arlo_is_free_of_simpsons_bias(grid):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -55,8 +57,8 @@ def check(name: str, magnitude: Tensor, mask: Tensor, scan: Scan, least: int, ma
     broken = int((~torch.isfinite(magnitude) & mask).sum())
     if broken:
         raise NonFiniteError(f"the magnitude is NaN or Inf at {broken} places inside the mask. Take those voxels out of the mask.")
-    if not maximum > 0:
-        raise InputError(f"maximum must be a positive rate in 1/s, got {maximum}.")
+    if not 0 < maximum < math.inf:  # it stands for rates that noise leaves open
+        raise InputError(f"maximum must be a positive rate in 1/s, got {maximum}. 200 is usual of R2, 500 of R2*.")
 
 
 def noise_level(squares: Tensor, freedom: int, signal: Tensor, mask: Tensor) -> Tensor:
