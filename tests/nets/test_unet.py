@@ -61,3 +61,17 @@ def test_every_weight_matters():
     torch.nn.init.normal_(net.head.weight, std=0.1)
     net(torch.randn(1, 2, 16, 16, 16)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_tempered_it_answers_less_as_surely():
+    torch.manual_seed(2)
+    net = UNet3d(2, 4, widths=(8, 16))
+    torch.nn.init.normal_(net.head.weight, std=0.1)
+    torch.nn.init.normal_(net.head.bias, std=0.1)
+    x = torch.randn(1, 2, 9, 12, 11)
+    with torch.no_grad():
+        before = net(x)
+        net.temper(0.6)
+        after = net(x)
+    torch.testing.assert_close(after[:, :2], 0.6 * before[:, :2])
+    torch.testing.assert_close(after[:, 2:], before[:, 2:])

@@ -80,7 +80,28 @@ def test_what_cannot_be_released_is_said(run, folder, tmp_path):
         release(Task("other", TASK.architecture, noisy), run, folder, **places)
     with pytest.raises(InputError, match="holds 0 validation and 0 training volumes"):
         release(TASK, run, tmp_path / "empty", **places)
+    with pytest.raises(InputError, match="must be above 0 and at most 1, got 1.5"):
+        release(TASK, run, folder, share=1.5, **places)
     assert not (tmp_path / "weights").exists()
+
+
+def test_a_bold_network_is_tempered(folder, tmp_path):
+    """Its answers are, its calibration is that of what remains, and the card says so."""
+    net = UNet3d(**TASK.architecture)
+    torch.nn.init.normal_(net.head.weight, std=0.2)
+    path = tmp_path / "average.safetensors"
+    path.write_bytes(store.pack(net, dict(TASK.architecture), task="toy", step="7"))
+    whole, half = (
+        release(TASK, path, folder, version="1", cards=tmp_path / f"{share}", folder=tmp_path / f"weights{share}", share=share)
+        for share in (1.0, 0.5)
+    )
+    x = torch.randn(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        bold, mild = (store.unpack(one.weights.read_bytes())(x) for one in (whole, half))
+    torch.testing.assert_close(mild[:, :1], 0.5 * bold[:, :1], atol=1e-3, rtol=1e-2)
+    assert half.calibration[0] < whole.calibration[0]
+    assert "multiplied by 0.5" in half.card.read_text()
+    assert "multiplied" not in whole.card.read_text()
 
 
 def test_the_names_known_without_torch_are_those_of_the_tasks():

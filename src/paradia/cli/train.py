@@ -157,6 +157,7 @@ def release(
     weights: Path | None = None,
     cards: Path = Path("docs/models"),
     most: int = 200,
+    share: float = 1.0,
     note: str = "",
     device: str = "auto",
 ) -> int:
@@ -178,6 +179,8 @@ def release(
         Folder for the model card.
     most
         Most training volumes that are looked at.
+    share
+        What the network's answers are multiplied by: less than one where heads of another anatomy show it too bold.
     note
         More for the card.
     device
@@ -191,6 +194,7 @@ def release(
         cards=cards,
         folder=weights or store.FOLDER,
         most=most,
+        share=share,
         command=shlex.join(["paradia", "train", network, "--volumes", volumes.name, "--output", run.name]),
         note=note,
         device=pick_device(device),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from paradia.nets.familiar import learn, statistics, to_json
 from paradia.nets.unet import UNet3d
 from paradia.nets.windows import ask
 from paradia.training.loop import VALIDATION, trained
-from paradia.training.tasks import Lesson, Task
+from paradia.training.tasks import Task
 from paradia.training.volumes import Prepared, read
 
 COVERED = 0.6827
@@ -68,6 +68,7 @@ def release(
     cards: Path,
     folder: Path | None = None,
     most: int = 200,
+    share: float = 1.0,
     command: str = "",
     note: str = "",
     device: str = "cpu",
@@ -92,6 +93,8 @@ def release(
         Where the weights go; where methods look for them if absent.
     most
         Most training volumes that are looked at, spread over all there are.
+    share
+        What the network's answers are multiplied by: less than one where heads of another anatomy show it too bold.
     command
         What trained it, for the card.
     note
@@ -111,8 +114,10 @@ def release(
     InputError
         They were trained for another task, there are too few volumes, or the file would be too large.
     """
+    if not 0 < share <= 1:
+        raise InputError(f"the share of the answers must be above 0 and at most 1, got {share:g}.")
     net = trained(task, average).to(device)
-    header = net.about
+    net.temper(share)
     files = sorted(volumes.glob("*.safetensors"))
     held, seen = [f for f in files if int(f.stem) < VALIDATION], [f for f in files if int(f.stem) >= VALIDATION]
     if len(held) < 2 or not seen:
@@ -121,17 +126,16 @@ def release(
     calibration = _calibration(judged[::2])
     factors = torch.tensor(calibration)[:, None]
     covered = 100 * float(torch.cat([(one.ratios < factors).float().flatten() for one in judged[1::2]]).mean())
-    chosen = [seen[round(place)] for place in torch.linspace(0, len(seen) - 1, min(most, len(seen))).tolist()]
-    rows, edges = [], []
-    for volume, lesson in _lessons(task, chosen, device):
-        rows.append(statistics(lesson.channels, lesson.mask))
-        edges += [*volume.window.grid.voxel_size]
+    known, edges = _familiar(
+        task, [seen[round(place)] for place in torch.linspace(0, len(seen) - 1, min(most, len(seen))).tolist()], device
+    )
+    header = net.about
     about = {name: header[name] for name in ("step", "plan") if name in header} | {
         "task": task.name,
         "version": version,
         "calibration": json.dumps(calibration),
-        "familiar": to_json(learn(torch.stack(rows))),
-        "voxel_size": json.dumps([round(min(edges), 3), round(max(edges), 3)]),
+        "familiar": known,
+        "voxel_size": json.dumps([round(edge, 3) for edge in edges]),
     }
     content = store.pack(net, dict(task.architecture), **about)
     if len(content) > LARGEST:
@@ -145,9 +149,10 @@ def release(
         "licence": LICENCE,
         "parameters": sum(p.numel() for p in net.parameters()),
         "steps": int(header.get("step", 0)),
+        "share": share,
         "code": __version__,
         "command": command,
-        "data": f"{len(seen)} simulated volumes, edges {min(edges):.2f} to {max(edges):.2f} mm; no scan of anybody",
+        "data": f"{len(seen)} simulated volumes, edges {edges[0]:.2f} to {edges[1]:.2f} mm; no scan of anybody",
         "validation": {
             "volumes": len(judged),
             "error_before": _mean([one.before for one in judged]),
@@ -155,17 +160,22 @@ def release(
             "covered": round(covered, 1),
         },
     }
-    folder = folder or store.FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    weights, table = folder / f"{task.name}.safetensors", folder / "weights.toml"
-    _put(weights, content)
-    known = tomllib.loads(table.read_text(encoding="utf-8")) if table.is_file() else {}
-    _put(table, _toml(known | {task.name: entry}).encode())
-    store.network.cache_clear()
-    cards.mkdir(parents=True, exist_ok=True)
+    weights = _filed(content, entry, task.name, folder or store.FOLDER)
     card = cards / f"{task.name}.md"
+    cards.mkdir(parents=True, exist_ok=True)
     _put(card, _card(task, entry, judged, calibration, header, note).encode())
     return Released(weights, card, calibration, covered)
+
+
+def _filed(content: bytes, entry: Mapping[str, Any], name: str, folder: Path) -> Path:
+    """Write weights and their entry in the table beside them, whose other entries stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights, table = folder / f"{name}.safetensors", folder / "weights.toml"
+    _put(weights, content)
+    known = tomllib.loads(table.read_text(encoding="utf-8")) if table.is_file() else {}
+    _put(table, _toml(known | {name: entry}).encode())
+    store.network.cache_clear()
+    return weights
 
 
 def judge(task: Task, net: UNet3d, volume: Prepared, number: int, name: str) -> Judged:
@@ -203,11 +213,15 @@ def judge(task: Task, net: UNet3d, volume: Prepared, number: int, name: str) -> 
     )
 
 
-def _lessons(task: Task, files: Sequence[Path], device: str) -> Iterator[tuple[Prepared, Lesson]]:
-    """Show what the network sees first of each volume."""
+def _familiar(task: Task, files: Sequence[Path], device: str) -> tuple[str, tuple[float, float]]:
+    """Learn from what the network sees first of training volumes what is familiar, and between which edges, mm, their voxels are."""
+    rows, edges = [], []
     for number, file in enumerate(files):
         volume = read(file, device)
-        yield volume, task.lesson(volume, None, torch.Generator().manual_seed(number))
+        lesson = task.lesson(volume, None, torch.Generator().manual_seed(number))
+        rows.append(statistics(lesson.channels, lesson.mask))
+        edges += [*volume.window.grid.voxel_size]
+    return to_json(learn(torch.stack(rows))), (min(edges), max(edges))
 
 
 def _calibration(judged: Sequence[Judged]) -> tuple[float, ...]:
@@ -260,6 +274,11 @@ def _card(
             f"- File `{entry['file']}`, SHA-256 `{entry['sha256']}`, licence {entry['licence']}.",
             f"- {entry['parameters']:,} parameters, half precision; architecture {json.dumps(dict(task.architecture))}.",
             f"- Trained for {entry['steps']:,} steps on {entry['data']}, with Paradia {entry['code']}" + (f": {plan}." if plan else "."),
+            *(
+                [f"- Its answers are multiplied by {entry['share']:g}: bolder, they are worse on heads of another anatomy."]
+                if entry["share"] < 1
+                else []
+            ),
             *([f"- Command: `{entry['command']}`"] if entry["command"] else []),
             f"- Factors on the deviations: {', '.join(f'{factor:.3f}' for factor in calibration)}. On validation volumes that these were "
             f"not read off, {checks['covered']} % of the errors are within one deviation; 68 % were meant.",
