@@ -40,6 +40,7 @@ def test_a_file_is_a_protocol(tmp_path):
         ('[inversion]\nmethod = "tkd"\ntreshold = 0.1', UnknownKnobError, "tkd has no knob 'treshold'. Did you mean 'threshold'"),
         ("[inversion]\nmethod = 3", UnknownProtocolError, "names no method"),
         ('[inversion]\nmethod = "tv"\nweight = "big"', InputError, "inversion.weight must be a number, got 'big'"),
+        ('[inversion]\nmethod = "tv"\nweight = nan', InputError, "inversion.weight must be a number, got nan"),
         ('[inversion]\nmethod = "tv"\nweight = true', InputError, "inversion.weight must be a number, got True"),
         ('[inversion]\nmethod = "tv"\nmax_iter = 2.5', InputError, "inversion.max_iter must be a whole number, got 2.5"),
         ('[unwrap]\nmethod = "romeo"\nmode = "both"', InputError, "unwrap.mode must be one of template, individual, got 'both'"),
@@ -118,6 +119,14 @@ def test_record_is_json_and_complete():
     record = json.loads(json.dumps(Protocol.load("consensus").record()))
     assert [step["stage"] for step in record["steps"]] == [s.stage for s in Protocol.load("consensus").steps]
     assert all(step["settings"] or step["stage"] in {"reference"} for step in record["steps"])
+
+
+def test_infinity_is_a_word_in_json_and_a_number_in_toml():
+    import json
+
+    protocol = Protocol.load("consensus").turned(["fieldmap.noise_limit=inf"])
+    assert json.dumps(protocol.record(), allow_nan=False).count('"noise_limit": "inf"') == 1
+    assert Protocol.parse(protocol.toml(), "mine").steps[2].settings["noise_limit"] == float("inf")
 
 
 def test_two_passes_are_asked_for_at_the_top():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.optimize import nnls
 
+from paradia.errors import InputError
 from paradia.grid import Grid
 from paradia.pipeline.step import Step
 from paradia.scan import Scan, relaxivities
@@ -96,6 +97,12 @@ def test_a_batch_is_many_maps(data):
 def test_the_empirical_relaxivity_follows_the_field(b0):
     assert relaxivities(Scan((0.005,), b0), None, None) == pytest.approx((137 * b0 / 3, 137 * b0 / 3))
     assert relaxivities(Scan((0.005,), b0), 99.0, None) == pytest.approx((99.0, 137 * b0 / 3))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_a_relaxivity_is_a_positive_number(value):
+    with pytest.raises(InputError, match=f"dr_pos must be a positive relaxivity in Hz/ppm, got {value}"):
+        relaxivities(Scan((0.005,), 3.0), value, None)
 
 
 @pytest.mark.parametrize("off", [0.8, 1.2])

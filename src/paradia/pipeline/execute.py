@@ -219,7 +219,7 @@ def _one(
     for sentence in said:
         log.warning(sentence)
     messages += said
-    record = StepRecord(step.stage, step.method, step.settings, step.loaded.cite, tuple(given), seconds, on=step.on)
+    record = StepRecord(step.stage, step.method, step.told, step.loaded.cite, tuple(given), seconds, on=step.on)
     if store:
         store.save(key, given, {"messages": said, "step": asdict(record)})
     progress(step, "done", seconds)

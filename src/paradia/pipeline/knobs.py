@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from numbers import Integral, Real
@@ -15,7 +16,7 @@ PLAIN: dict[type, str] = {float: "a number", int: "a whole number", bool: "true 
 
 
 def check_knob(method: Method, name: str, value: Any) -> None:
-    """Refuse a value of another type than the knob's: a word for a number, or the word "False", which is true.
+    """Refuse a value of another type than the knob's: a word for a number, the word "False", which is true, or NaN.
 
     Raises
     ------
@@ -46,8 +47,9 @@ def _fits(value: Any, wanted: Any) -> bool:
     if origin is tuple:
         inner = parts[:1] * len(value) if isinstance(value, tuple) and parts[1:] == (...,) else parts
         return isinstance(value, tuple) and len(value) == len(inner) and all(map(_fits, value, inner))
-    if wanted in (int, float):
-        return isinstance(value, Integral if wanted is int else Real) and not isinstance(value, bool)
+    if wanted in (int, float):  # a comparison with a limit lets NaN pass
+        number = isinstance(value, Integral if wanted is int else Real) and not isinstance(value, bool)
+        return number and not math.isnan(value)
     return isinstance(value, wanted) if wanted in (*PLAIN, NoneType) else True
 
 

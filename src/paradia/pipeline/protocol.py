@@ -136,7 +136,7 @@ class Protocol:
     def record(self) -> dict[str, Any]:
         """Return every step with every setting, ready for JSON."""
         steps = [
-            {"stage": s.stage, "method": s.method, "settings": s.settings, "cite": s.loaded.cite}
+            {"stage": s.stage, "method": s.method, "settings": s.told, "cite": s.loaded.cite}
             | {word: getattr(s, word) for word in ("on", "otherwise") if getattr(s, word)}
             for s in self.steps
         ]

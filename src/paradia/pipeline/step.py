@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -75,6 +76,11 @@ class Step:
         """Every knob with the value it will have."""
         other = load(self.stage, self.otherwise).knobs if self.otherwise else {}
         return {**other, **self.loaded.knobs, **self.knobs}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The same for JSON, which has no number for infinity: it is the word that TOML has."""
+        return {name: str(value) if isinstance(value, float) and math.isinf(value) else value for name, value in self.settings.items()}
 
     @property
     def takes(self) -> dict[str, str]:
