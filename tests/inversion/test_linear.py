@@ -9,7 +9,7 @@ import torch
 from paradia.errors import ConvergenceWarning, InputError
 from paradia.fft import Window, rfftn
 from paradia.grid import Grid
-from paradia.inversion._level import level, wiener
+from paradia.inversion._level import wiener
 from paradia.inversion._region import region
 from paradia.inversion.ilsqr import ilsqr
 from paradia.inversion.l1bayes import l1bayes
@@ -19,6 +19,7 @@ from paradia.inversion.tkd import MARGIN, tkd
 from paradia.inversion.tsvd import tsvd
 from paradia.operators.dipole import Dipole
 from paradia.simulate.head import head as simulated
+from paradia.sources.cone import level
 
 SMALL = Grid((8, 7, 6), (3.0, 3.5, 4.0), (0.2, -0.3, 0.93))
 """Its window, with the margin, is still small enough for a matrix."""

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from paradia.fft import Window, each, irfftn, rfftn
 from paradia.grid import Grid
-from paradia.inversion._level import level
 from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
@@ -20,6 +19,7 @@ from paradia.operators.weighting import Weighting
 from paradia.scan import Scan
 from paradia.solvers._solution import Solution
 from paradia.solvers.admm import admm
+from paradia.sources.cone import level
 from paradia.types import Callback, Image, Mask, Volume
 
 SLOPE = 0.8

@@ -8,7 +8,6 @@ from torch import Tensor
 from paradia.errors import GeometryError, InputError
 from paradia.fft import Window, each, irfftn, rfftn
 from paradia.grid import Grid
-from paradia.inversion._level import level
 from paradia.inversion._region import region
 from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
@@ -16,6 +15,7 @@ from paradia.operators.gradient import Gradient
 from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
 from paradia.solvers.admm import admm
+from paradia.sources.cone import level
 from paradia.types import Callback, Echoes, Image, Mask, Volume
 
 CITE = "10.3389/fnins.2025.1522227"
