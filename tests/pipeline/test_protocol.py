@@ -84,6 +84,13 @@ def test_one_of_several_tables_is_named_by_its_method_or_by_the_one_that_takes_o
     assert protocol.steps[-1].settings["band"] == 0.2
 
 
+def test_a_file_that_is_no_text_is_told(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\x1f\x8b\xff")
+    with pytest.raises(FileError, match=r"mine\.toml is no text in UTF-8\. Give a TOML file"):
+        Protocol.load(str(path))
+
+
 def test_unknown_protocol():
     with pytest.raises(UnknownProtocolError, match="Did you mean 'consensus'"):
         Protocol.load("consensu")

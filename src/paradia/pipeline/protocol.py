@@ -69,6 +69,8 @@ class Protocol:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise FileError(f"cannot read the protocol {path}: {error.strerror or error}. Check the path.") from error
+        except UnicodeDecodeError as error:
+            raise FileError(f"the protocol {path} is no text in UTF-8. Give a TOML file.") from error
         return cls.parse(text, path.stem)
 
     @classmethod
