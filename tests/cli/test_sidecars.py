@@ -24,9 +24,13 @@ STEPS = [
 
 
 @pytest.fixture
-def sidecar():
+def acquisition():
     images = torch.ones(3, *SHAPE)
-    acquisition = Acquisition(images, images, Grid(SHAPE, (1.0, 1.0, 2.0)), Scan((0.004, 0.012, 0.02), 7.0), np.eye(4), (), ())
+    return Acquisition(images, images, Grid(SHAPE, (1.0, 1.0, 2.0)), Scan((0.004, 0.012, 0.02), 7.0), np.eye(4))
+
+
+@pytest.fixture
+def sidecar(acquisition):
     maps = {name: torch.ones(SHAPE) for step in STEPS for name in step.gives}
     maps |= {"novelty": torch.tensor(0.25), "field_novelty": torch.tensor(0.5), "source_novelty": torch.tensor(2.0)}
     maps |= {"mask": torch.ones(SHAPE, dtype=torch.bool), "local_mask": torch.ones(SHAPE, dtype=torch.bool)}
@@ -56,6 +60,15 @@ def test_the_zero_of_chi_is_told_beside_its_inversion(sidecar):
     told = sidecar("chi")
     assert (told["Reference"], told["DOI"], told["Parameters"]) == ("whole_brain", "10.1/varnet", {"stages": 1})
     assert "Reference" not in sidecar("chi_pos")
+
+
+def test_of_a_single_voxel_no_spread_and_no_novelty_is_told(acquisition):
+    """JSON has no NaN."""
+    maps = {"chi": torch.full(SHAPE, 0.3), "novelty": torch.tensor(torch.nan), "mask": torch.zeros(SHAPE, dtype=torch.bool)}
+    maps["mask"][1, 2, 1] = True
+    told = _sidecar("chi", acquisition, Outcome(maps, STEPS), maps)
+    assert (told["WholeBrainMean"], told["WholeBrainSD"]) == (pytest.approx(0.3), 0)
+    assert "Novelty" not in told
 
 
 def test_relaxivities_are_those_that_were_counted_with(sidecar):

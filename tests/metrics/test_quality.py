@@ -105,6 +105,9 @@ def test_streaks(tissue):
     assert results.streaks(streaky, everywhere, GRID) > 6
     assert results.streaks(emptied, everywhere, GRID) < 0.3
     assert results.streaks(tissue, mask, GRID) < 2
+    single = torch.zeros_like(mask)
+    single[3, 4, 5] = True
+    assert math.isnan(results.streaks(tissue, single, GRID))
 
 
 def test_rim(tissue):

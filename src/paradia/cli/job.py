@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -275,7 +276,7 @@ def _sidecar(name: str, acquisition: Acquisition, outcome: Outcome, maps: Mappin
         inside = maps["chi"][maps.get("local_mask", maps["mask"])]
         entry["Reference"] = next((s.method for s in outcome.steps if s.stage == "reference"), "none")
         entry["WholeBrainMean"] = float(inside.mean())
-        entry["WholeBrainSD"] = float(inside.std())
+        entry["WholeBrainSD"] = float(inside.std()) if len(inside) > 1 else 0.0
     return entry
 
 
@@ -289,7 +290,8 @@ def made(step: StepRecord, scan: Scan | None, maps: Mapping[str, Any]) -> dict[s
         entry |= {"ParamagneticRelaxivity": positive, "DiamagneticRelaxivity": negative, "RelaxivityUnits": "Hz/ppm"}
     if step.stage in STAGES and (names := networks_of(load(step.stage, step.method))):
         entry["Weights"] = {name: cards()[name]["sha256"] for name in names}
-    return entry | {word: float(maps[number]) for number, word in NUMBERS.items() if number in step.gives}
+    told = {word: float(maps[number]) for number, word in NUMBERS.items() if number in step.gives}
+    return entry | {word: value for word, value in told.items() if math.isfinite(value)}  # of a handful of voxels nothing can be told
 
 
 def _maker(name: str, steps: list[StepRecord]) -> StepRecord | None:

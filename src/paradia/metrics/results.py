@@ -110,14 +110,14 @@ def streaks(chi: Volume, mask: Mask, grid: Grid) -> float:
     Returns
     -------
     float
-        Tissue alone gives about 1. Above: noise was blown up into streaks. Well below: the cone was left empty.
+        Tissue alone gives about 1. Above: noise was blown up into streaks. Well below: the cone was left empty. NaN of too few voxels.
     """
     box = bounding_box(mask)
     image = chi[box] * mask[box]
     framed = grid.with_shape(fast_shape(image.shape))
     power = rfftn(pad(image, framed.shape)).abs().square().double()
     kernel = dipole_kernel(framed).abs().to(power.device)
-    highest = min(0.5 / d for d, n in zip(framed.voxel_size, framed.shape, strict=True) if n > 1)
+    highest = min((0.5 / d for d, n in zip(framed.voxel_size, framed.shape, strict=True) if n > 1), default=math.inf)
     shell = (_wave_numbers(framed).to(power.device) / highest * 1.25 - 0.25) * SHELLS  # shell 0 begins at a fifth of the highest
     logs = []
     on_cone, around = kernel < CONE, (kernel > AROUND[0]) & (kernel < AROUND[1])
