@@ -12,7 +12,7 @@ from paradia.nets.familiar import tell
 from paradia.nets.store import network
 from paradia.nets.unrolled import clear
 from paradia.sources.doubt import roughness
-from paradia.sources.fit import QUICK, fit
+from paradia.sources.fit import BRISK, fit
 from paradia.sources.split import MARGIN, Effort
 from paradia.types import Callback, Image, LearnedField, Mask, Volume
 
@@ -27,9 +27,9 @@ def bgnet(
     grid: Grid,
     noise: Volume | None = None,
     *,
-    start: int = QUICK.start,
-    rounds: int = QUICK.rounds,
-    max_iter: int = QUICK.max_iter,
+    start: int = BRISK.start,
+    rounds: int = BRISK.rounds,
+    max_iter: int = BRISK.max_iter,
     callback: Callback | None = None,
 ) -> LearnedField:
     """Fit sources inside and outside together, and let a trained network tell better which field is whose.

@@ -13,7 +13,7 @@ from paradia.nets.familiar import tell
 from paradia.nets.store import network
 from paradia.nets.unrolled import ITERATIONS, TRUST, clear, invert, problem, unexplained
 from paradia.sources.doubt import roughness
-from paradia.sources.fit import QUICK, fit
+from paradia.sources.fit import BRISK, fit
 from paradia.sources.split import MARGIN, Effort
 from paradia.types import Callback, Image, LearnedSources, Mask, Volume
 
@@ -31,9 +31,9 @@ def nextqsm(
     stages: int = 1,
     trust: float = TRUST,
     refine: int = ITERATIONS,
-    start: int = QUICK.start,
-    rounds: int = QUICK.rounds,
-    max_iter: int = QUICK.max_iter,
+    start: int = BRISK.start,
+    rounds: int = BRISK.rounds,
+    max_iter: int = BRISK.max_iter,
     callback: Callback | None = None,
 ) -> LearnedSources:
     """Fit sources inside and outside together; one network mends the local field, another in turn with that field the χ.
