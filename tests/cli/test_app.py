@@ -1,6 +1,6 @@
+import resource
 import subprocess
 import sys
-import time
 import warnings
 
 import pytest
@@ -31,11 +31,17 @@ def test_every_command_has_help(name, command):
 
 
 def test_help_comes_at_once_and_without_torch():
+    """Half a second of the processor: how long that takes is a matter of what else it does."""
+
+    def spent():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     seconds = []
     for _ in range(4):
-        start = time.perf_counter()
+        start = spent()
         told = subprocess.run([sys.executable, "-X", "importtime", "-m", "paradia", "--help"], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(spent() - start)
         if seconds[-1] < 0.5:
             break
     assert "Usage" in told.stdout
