@@ -203,6 +203,10 @@ def test_what_can_tell_no_misfit_is_refused_before_the_first_run():
     thin[:, :, 4:] = False
     with pytest.raises(InputError, match="nowhere as thick as a sphere"):
         tune(Step("background", "lbv"), board | {"mask": thin}, "tol", WEIGHTS, progress=lambda *told: ran.append(told))
+    slab = {name: value[:, :, :3] if isinstance(value, torch.Tensor) else value for name, value in board.items()}
+    slab["grid"] = board["grid"].with_shape((12, 11, 3))
+    with pytest.raises(InputError, match="nowhere as thick as a sphere"):
+        tune(Step("background", "lbv"), slab, "tol", WEIGHTS, progress=lambda *told: ran.append(told))
     with pytest.raises(InputError, match="refine must be zero or more, got -1"):
         tune(Step("inversion", "tkd"), board, "threshold", WEIGHTS, refine=-1, progress=lambda *told: ran.append(told))
     assert not ran

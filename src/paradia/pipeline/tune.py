@@ -64,6 +64,10 @@ SAME = 0.03
 RADIUS = 2.5
 """Radius of the sphere that background is nothing to, in edges of the largest side of a voxel."""
 
+THIN = (
+    f"the mask is nowhere as thick as a sphere of {RADIUS:g} voxels' radius, through which the misfit is taken. Tune an inversion instead."
+)
+
 Rule = Literal["discrepancy", "inflection", "corner"]
 
 
@@ -267,6 +271,8 @@ class _Measure:
         if step.stage != "inversion":
             radius = RADIUS * max(self.grid.voxel_size)
             ball = sphere(self.grid.voxel_size, radius)
+            if any(wide > n for wide, n in zip(ball.shape, self.grid.shape, strict=True)):
+                raise InputError(THIN)
             centre = tuple(n // 2 for n in ball.shape)
             self.gain = math.sqrt(float(ball.square().sum() - ball[centre].square() + (1 - ball[centre]).square()))
             self.mean = SMV(self.grid, radius).to(self.field)
@@ -296,7 +302,7 @@ class _Measure:
         if self.mean is not None:
             mask = mask & (self.mean(mask.to(self.field)) > 1 - 1e-3)
             if not mask.any():
-                raise InputError(f"the mask is nowhere as thick as a sphere of {RADIUS:g} voxels' radius. Tune an inversion instead.")
+                raise InputError(THIN)
         if self.noise is not None:
             mask = mask & (self.noise > 0) & self.noise.isfinite()
             if not mask.any():
