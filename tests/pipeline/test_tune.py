@@ -12,8 +12,9 @@ from paradia.errors import InputError, UnknownKnobError
 from paradia.grid import Grid
 from paradia.metrics.accuracy import nrmse
 from paradia.operators.dipole import Dipole
+from paradia.pipeline.rules import Sample, judge
 from paradia.pipeline.step import Step
-from paradia.pipeline.tune import Sample, _Measure, check, judge, tune
+from paradia.pipeline.tune import _Measure, check, tune
 from paradia.simulate.head import head
 
 WEIGHTS = np.geomspace(1e-3, 1e3, 13)

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from paradia.pipeline.tune import Sample, Tuned
+from paradia.pipeline.rules import Sample
+from paradia.pipeline.tune import Tuned
 from paradia.report.figures import DPI, GREY, INK, OUTSIDE, WIDTH, choose_window
 from paradia.report.figures import LOOKS as MAPS
 from paradia.report.orientation import Cut
