@@ -12,7 +12,7 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.fft import fast_shape
 from paradia.grid import Grid
-from paradia.scan import Scan
+from paradia.scan import RELAXIVITY, Scan
 from paradia.simulate._average import averaged_anatomy, averaged_maps, finer, mean, repeated
 from paradia.simulate.anatomical import AGES, anatomical
 from paradia.simulate.anatomy import Anatomy
@@ -25,9 +25,6 @@ from paradia.simulate.tissue import LABELS, Maps, maps
 
 HEAD = (176.0, 212.0, 176.0)
 """Field of view that holds a head from the vertex to the foramen magnum, mm."""
-
-REFERENCE_DR = 137.0
-"""Relaxivity at 3 T around which examples vary, Hz/ppm."""
 
 FINEST = 1.4
 """Smallest edge in the plane of voxels that are averages of finer ones, mm: of smaller ones there would be too many."""
@@ -141,8 +138,8 @@ def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Ex
         return low + (high - low) * float(torch.rand((), generator=generator))
 
     b0 = recipe.b0[int(torch.randint(len(recipe.b0), (), generator=generator))]
-    dr_pos = REFERENCE_DR * b0 / 3 * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
-    dr_neg = REFERENCE_DR * b0 / 3 * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
+    dr_pos = RELAXIVITY * b0 / 3 * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
+    dr_neg = RELAXIVITY * b0 / 3 * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
     shapes = uniform(0, 1) < recipe.procedural
     grid = _grid(recipe, shapes, uniform)
     factor = 2 if grid.voxel_size[0] >= FINEST and uniform(0, 1) < recipe.averaged else 1
