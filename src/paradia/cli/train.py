@@ -26,6 +26,9 @@ from paradia.training.volumes import produce
 
 STANDARD, USUAL = Recipe(), Plan()
 
+AVERAGED = 0.5
+"""Share of averaged volumes: they take longer, but volumes on disk are made once."""
+
 
 def __getattr__(name: str) -> Callable[..., int]:
     """Build the command ``train__network``."""
@@ -92,7 +95,7 @@ def volumes(
     voxel_size: tuple[float, float] = STANDARD.voxel_size,
     procedural: float = STANDARD.procedural,
     randomised: float = STANDARD.randomised,
-    averaged: float = STANDARD.averaged,
+    averaged: float = AVERAGED,
     lesions: float = STANDARD.lesions,
     errors: float = STANDARD.errors,
 ) -> int:
