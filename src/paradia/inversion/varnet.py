@@ -14,7 +14,7 @@ from paradia.inversion.l1bayes import l1bayes
 from paradia.nets.checks import LOCAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
 from paradia.nets.store import network
-from paradia.nets.unrolled import ITERATIONS, TRUST, invert, problem, unexplained
+from paradia.nets.unrolled import ITERATIONS, START_ITERATIONS, TRUST, invert, problem, unexplained
 from paradia.sources.doubt import roughness
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, Image, LearnedChi, Mask, Volume
@@ -22,9 +22,6 @@ from paradia.types import Callback, Image, LearnedChi, Mask, Volume
 CITE = "10.1016/j.media.2022.102700"
 
 WEIGHTS = ("varnet",)
-
-MAX_ITER = 7
-"""Of the start, in each round: what the network was trained with."""
 
 
 def varnet(
@@ -105,7 +102,7 @@ def varnet(
         if not field.any():
             return *[torch.zeros_like(field)] * 3, field.new_zeros(())
         loud = roughness(field, window.mask).expand(field.shape) if known is None else known
-        start = l1bayes(field, window.mask, window.grid, known, max_iter=MAX_ITER, tol=math.inf, callback=callback)
+        start = l1bayes(field, window.mask, window.grid, known, max_iter=START_ITERATIONS, tol=math.inf, callback=callback)
         held, chi = problem(field, start, window.mask, loud, window.grid)
         found = invert(net, chi, held, stages=stages, trust=trust, refine=refine)
         tell(found.novelty, "varnet")

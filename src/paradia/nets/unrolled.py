@@ -22,6 +22,9 @@ TRUST = 0.1
 ITERATIONS = 8
 """Of conjugate gradients in a data step: more do not change what the network sees."""
 
+START_ITERATIONS = 7
+"""Of the `l1bayes` that networks begin with, in each round: in training and after."""
+
 LEAST = 1e-3
 """Least unit of what the network sees, as a share of the start's root mean square: where most of the start is exactly flat."""
 

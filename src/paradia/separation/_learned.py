@@ -16,7 +16,7 @@ from paradia.nets.checks import LOCAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
 from paradia.nets.separated import Pair, Separable, separable, separate, unmet
 from paradia.nets.store import network
-from paradia.nets.unrolled import centred, unexplained
+from paradia.nets.unrolled import START_ITERATIONS, centred, unexplained
 from paradia.operators.dipole import Dipole
 from paradia.registry import load
 from paradia.scan import Scan, relaxivities
@@ -25,9 +25,6 @@ from paradia.separation._voxel import split
 from paradia.sources.doubt import roughness
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, LearnedSeparation
-
-MAX_ITER = 7
-"""Of the inversion to begin with, in each round: what the network was trained with."""
 
 WIDEST = 0.9
 """Largest share by which the relaxivities may be varied."""
@@ -134,7 +131,7 @@ def _inside(image: Tensor, mask: Tensor) -> Tensor:
 def _start(field: Tensor, window: Window, noise: Tensor | None, callback: Callback | None) -> Tensor:
     """Return the χ that the network was trained to begin with: that of `l1bayes`, shorter."""
     l1bayes = load("inversion", "l1bayes").function  # stages know no other by import
-    chi: Tensor = l1bayes(field, window.mask, window.grid, noise, max_iter=MAX_ITER, tol=math.inf, callback=callback)
+    chi: Tensor = l1bayes(field, window.mask, window.grid, noise, max_iter=START_ITERATIONS, tol=math.inf, callback=callback)
     return centred(chi, window.mask)
 
 

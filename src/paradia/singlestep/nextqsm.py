@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,8 @@ from paradia.grid import Grid
 from paradia.nets.checks import TOTAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
 from paradia.nets.store import network
-from paradia.nets.unrolled import ITERATIONS, TRUST, clear, invert, problem, unexplained
+from paradia.nets.unrolled import ITERATIONS, START_ITERATIONS, TRUST, clear, invert, problem, unexplained
+from paradia.registry import load
 from paradia.sources.doubt import roughness
 from paradia.sources.fit import BRISK, fit
 from paradia.sources.split import MARGIN, Effort
@@ -38,8 +41,8 @@ def nextqsm(
 ) -> LearnedSources:
     """Fit sources inside and outside together; one network mends the local field, another in turn with that field the χ.
 
-    This is `bgnet` and `varnet` after a single fit: its χ is what the second network begins with. What the fit leaves over is
-    shown to that network, and the data steps do without it.
+    This is `bgnet` and `varnet` in one, with all that the first knows: the short `l1bayes` that the second network begins with trusts the
+    mended field as far as the first network does. What the fit leaves over is shown to the second, and the data steps do without it.
 
     Parameters
     ----------
@@ -101,6 +104,8 @@ def nextqsm(
     check_voxels(grid, background, inversion)
     known = None if noise is None else window.take(noise).float()
 
+    l1bayes = load("inversion", "l1bayes").function  # stages know no other by import
+
     def one(field: Tensor) -> tuple[Tensor, ...]:
         if not field.any():
             return *[torch.zeros_like(field)] * 5, field.new_zeros(())
@@ -108,7 +113,8 @@ def nextqsm(
         loud = roughness(field, window.mask).expand(field.shape) if known is None else known
         local = clear(background, field, fitted.local_field, fitted.chi, fitted.rest, loud, window)
         # what neither side explains is shown to the network, but no data step is to turn it into sources
-        held, chi = problem(local.value + fitted.rest, fitted.chi, window.mask, loud, window.grid, local.value)
+        sharp = l1bayes(local.value, window.mask, window.grid, torch.hypot(loud, local.deviation), max_iter=START_ITERATIONS, tol=math.inf)
+        held, chi = problem(local.value + fitted.rest, sharp, window.mask, loud, window.grid, local.value)
         found = invert(inversion, chi, held, stages=stages, trust=trust, refine=refine)
         strange = max(local.novelty, found.novelty)
         tell(strange, "nextqsm")

@@ -19,6 +19,7 @@ from torch import Tensor
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.inversion.l1bayes import l1bayes
+from paradia.nets.unrolled import START_ITERATIONS
 from paradia.simulate.examples import Example, Recipe, example
 from paradia.sources.fit import QUICK, fit
 from paradia.sources.split import MARGIN
@@ -60,7 +61,7 @@ def prepare(found: Example, seed: int) -> Prepared:
     generator = torch.Generator().manual_seed(seed)
     noise = maps["noise"]
     maps["field"] = (maps["local_field"] + maps["leftover"] + noise * torch.randn(noise.shape, generator=generator)) * window.mask
-    maps["chi_local"] = l1bayes(maps["field"], window.mask, window.grid, noise=noise, max_iter=7)
+    maps["chi_local"] = l1bayes(maps["field"], window.mask, window.grid, noise=noise, max_iter=START_ITERATIONS)
     maps["chi_joint"], maps["local_joint"], maps["rest_joint"] = fit(window, maps["total_field"], noise, QUICK)
     return Prepared(window, maps, found.b0, found.dr_pos, found.dr_neg)
 
