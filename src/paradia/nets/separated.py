@@ -26,7 +26,6 @@ R2_SPREAD = 0.25
 LIFT = 0.3
 """Added to centred χ before the first guess, as a share of its scale: brain tissue holds a little more iron than myelin."""
 
-
 ROUNDS = 4
 """Of shifts until a mean is right: each leaves what it cut at zero."""
 

@@ -42,9 +42,8 @@ def sepnet_r2prime(
               + t\,\|\rho^{-1}(R_2' - D_r^+\chi^+ - D_r^-\chi^-)\|^2 + \|(\chi^+ - z^+)/\tau^+\|^2 + \|(\chi^- - z^-)/\tau^-\|^2
 
     with the proposals z, the noise σ of the field, and ρ, the noise of R2′ and 30 % of itself, since relaxivities differ from place to
-    place; what comes out negative is cut. Voxel size and direction of B0 enter
-    through the dipole D, field strength and relaxivities as they are. The network was trained on simulated heads and on random shapes
-    alone; nobody's scan is in its weights.
+    place; what comes out negative is cut. Voxel size and direction of B0 enter through the dipole D, field strength and relaxivities as
+    they are. The network was trained on simulated heads and on random shapes alone; nobody's scan is in its weights.
 
     Parameters
     ----------

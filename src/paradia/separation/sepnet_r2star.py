@@ -67,7 +67,7 @@ def sepnet_r2star(
     stages
         How often the network is asked, at least once.
     trust
-        How much both equations count between stages, 0 or more: 1 if all errors were white and known, 0 to leave all to the network.
+        How much both equations count, 0 or more: 1 if all errors were white and known, 0 to leave all to the network.
     refine
         Iterations in which both equations correct the last proposal too; 0 leaves the last word to the network.
     band

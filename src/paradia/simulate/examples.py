@@ -12,7 +12,7 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.fft import fast_shape
 from paradia.grid import Grid
-from paradia.scan import RELAXIVITY, Scan
+from paradia.scan import Scan, usual_relaxivity
 from paradia.simulate._average import averaged_anatomy, averaged_maps, finer, mean, repeated
 from paradia.simulate.anatomical import AGES, anatomical
 from paradia.simulate.anatomy import Anatomy
@@ -21,7 +21,7 @@ from paradia.simulate.imperfect import frequency_shift, residual_background, rou
 from paradia.simulate.lesions import KINDS, draw
 from paradia.simulate.procedural import procedural
 from paradia.simulate.randomised import randomised
-from paradia.simulate.tissue import LABELS, Maps, maps
+from paradia.simulate.tissue import LABELS, Maps, maps, relaxed
 
 HEAD = (176.0, 212.0, 176.0)
 """Field of view that holds a head from the vertex to the foramen magnum, mm."""
@@ -138,16 +138,18 @@ def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Ex
         return low + (high - low) * float(torch.rand((), generator=generator))
 
     b0 = recipe.b0[int(torch.randint(len(recipe.b0), (), generator=generator))]
-    dr_pos = RELAXIVITY * b0 / 3 * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
-    dr_neg = RELAXIVITY * b0 / 3 * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
+    dr_pos = usual_relaxivity(b0) * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
+    dr_neg = usual_relaxivity(b0) * uniform(1 - recipe.dr_spread, 1 + recipe.dr_spread)
     shapes = uniform(0, 1) < recipe.procedural
     grid = _grid(recipe, shapes, uniform)
     factor = 2 if grid.voxel_size[0] >= FINEST and uniform(0, 1) < recipe.averaged else 1
     fine, sources = _made(recipe, seed, finer(grid, factor), shapes, (b0, dr_pos, dr_neg), uniform)
     fine = Anatomy._make(part.to(device) if isinstance(part, Tensor) else part for part in fine)
     sources = Maps(*(part.to(device) for part in sources))
-    anatomy, tissue, mask = _voxels(recipe, fine, sources, factor, generator, uniform)
-    local, total = _fields(fine, sources, mask, factor)
+    anatomy, mask, sources = _voxels(recipe, fine, sources, factor, generator, uniform)
+    tissue = averaged_maps(sources, factor)
+    found = fields(sources.chi_pos - sources.chi_neg, repeated(mask, factor), fine.grid)
+    local, total = mean(found.local, factor), mean(found.total, factor)
     shift = torch.zeros_like(local)
     leftover = torch.zeros_like(local)
     if recipe.errors:
@@ -199,7 +201,7 @@ def _made(recipe: Recipe, seed: int, grid: Grid, shapes: bool, scan: tuple[float
     b0, dr_pos, dr_neg = scan
     if shapes:
         anatomy, tissue = procedural(grid, seed=seed, b0=b0)
-        return anatomy, _relax(tissue, dr_pos, dr_neg)
+        return anatomy, relaxed(tissue, anatomy, dr_pos, dr_neg)
     age = uniform(*recipe.age)
     strange = uniform(0, 1) < recipe.randomised
     anatomy = _stretched(grid, seed, age, uniform) if strange else anatomical(grid, seed=seed, age=age)
@@ -212,33 +214,22 @@ def _made(recipe: Recipe, seed: int, grid: Grid, shapes: bool, scan: tuple[float
     return anatomy, tissue
 
 
-def _voxels(recipe: Recipe, fine: Anatomy, sources: Maps, factor: int, generator: torch.Generator, uniform) -> tuple[Anatomy, Maps, Tensor]:
-    """Average onto the scanner's voxels, and find the mask there, rough at its edge."""
-    anatomy, tissue = averaged_anatomy(fine, factor), averaged_maps(sources, factor)
+def _voxels(recipe: Recipe, fine: Anatomy, sources: Maps, factor: int, generator: torch.Generator, uniform) -> tuple[Anatomy, Tensor, Maps]:
+    """Average an anatomy onto the scanner's voxels, find the mask there, rough at its edge, and return the sources that it holds."""
+    anatomy = averaged_anatomy(fine, factor)
     mask = anatomy.mask
     if recipe.errors:
         rough = rough_mask(mask, recipe.errors * uniform(0, 1), generator, voxel_size=anatomy.grid.voxel_size)
         # no mask step keeps what gives no signal, and its χ would drown all other sources
-        mask = rough & (mask | ~torch.isin(anatomy.labels, OUTSIDE.to(mask.device)))
-    if factor > 1:
-        dark = _dark(fine, mask, factor)
-        kept = [mean(part.masked_fill(dark, 0.0), factor) for part in (sources.chi_pos, sources.chi_neg)]
-        tissue = tissue._replace(chi_pos=kept[0], chi_neg=kept[1])
-    return anatomy, tissue, mask
+        mask = rough & (mask | ~_silent(anatomy))
+    if factor > 1:  # nor does a voxel of the brain count what gives none in it: taken for water, as all that touches the brain
+        dark = repeated(mask, factor) & ~fine.mask & _silent(fine)
+        sources = sources._replace(chi_pos=sources.chi_pos.masked_fill(dark, 0.0), chi_neg=sources.chi_neg.masked_fill(dark, 0.0))
+    return anatomy, mask, sources
 
 
-def _fields(fine: Anatomy, sources: Maps, mask: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """Return the local and the total field, averaged onto the mask's voxels."""
-    chi = sources.chi_pos - sources.chi_neg
-    if factor > 1:
-        chi.masked_fill_(_dark(fine, mask, factor), 0.0)
-    found = fields(chi, repeated(mask, factor), fine.grid)
-    return mean(found.local, factor), mean(found.total, factor)
-
-
-def _dark(fine: Anatomy, mask: Tensor, factor: int) -> Tensor:
-    """Find what gives no signal within voxels of the brain: taken for water, as all that touches it."""
-    return repeated(mask, factor) & ~fine.mask & torch.isin(fine.labels, OUTSIDE.to(mask.device))
+def _silent(anatomy: Anatomy) -> Tensor:
+    return torch.isin(anatomy.labels, OUTSIDE.to(anatomy.labels.device))
 
 
 def _stretched(grid: Grid, seed: int, age: float, uniform) -> Anatomy:
@@ -246,12 +237,6 @@ def _stretched(grid: Grid, seed: int, age: float, uniform) -> Anatomy:
     x, y, z = (size / uniform(*STRETCH) for size in grid.voxel_size)
     anatomy = anatomical(replace(grid, voxel_size=(x, y, z)), seed=seed, age=age, strength=uniform(1.0, 2.0))
     return anatomy._replace(grid=grid)
-
-
-def _relax(tissue: Maps, dr_pos: float, dr_neg: float) -> Maps:
-    """Give the rates another relaxivity."""
-    prime = dr_pos * tissue.chi_pos + dr_neg * tissue.chi_neg
-    return tissue._replace(r2prime=prime, r2star=tissue.r2 + prime)
 
 
 def _noise(tissue: Maps, mask: Tensor, b0: float, log_snr: float, uniform) -> tuple[Tensor, Tensor, Tensor]:

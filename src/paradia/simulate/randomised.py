@@ -9,7 +9,7 @@ from torch import Tensor
 
 from paradia.simulate._noise import texture
 from paradia.simulate.anatomy import Anatomy
-from paradia.simulate.tissue import TISSUES, Maps, place, soften
+from paradia.simulate.tissue import TISSUES, Maps, place, relaxed, soften
 
 PARTS = 3
 """Into how many parts each tissue falls apart."""
@@ -82,8 +82,7 @@ def randomised(tissue: Maps, anatomy: Anatomy, *, seed: int, dr_pos: float, dr_n
         if source:
             around = uniform(*OUTSIDE, len(TISSUES))[anatomy.labels.long()]
             changed[name] = torch.where(anatomy.mask, changed[name], image * around)
-    r2prime = (dr_pos * changed["chi_pos"] + dr_neg * changed["chi_neg"]).masked_fill_(anatomy.labels == 0, 0.0)  # air does not decay
-    return tissue._replace(**changed, r2prime=r2prime, r2star=changed["r2"] + r2prime)
+    return relaxed(tissue._replace(**changed), anatomy, dr_pos, dr_neg)
 
 
 def _parts(anatomy: Anatomy, length: float, generator: torch.Generator) -> Tensor:

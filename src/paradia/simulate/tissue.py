@@ -130,6 +130,12 @@ def maps(
     return Maps(chi_pos, chi_neg, density, r1, r2, r2prime, r2 + r2prime, columns["fat"])
 
 
+def relaxed(tissue: Maps, anatomy: Anatomy, dr_pos: float, dr_neg: float) -> Maps:
+    """Give maps the R2′ = Dr+ χ+ + Dr− χ− of their sources, and the R2* that follows; air does not decay."""
+    r2prime = (dr_pos * tissue.chi_pos + dr_neg * tissue.chi_neg).masked_fill_(anatomy.labels == 0, 0.0)
+    return tissue._replace(r2prime=r2prime, r2star=tissue.r2 + r2prime)
+
+
 def _rows(b0: float, age: float | None, sex: str | None, draws: Tensor) -> dict[str, Tensor]:
     """Return each quantity of every tissue for one person."""
     if age is not None and not (math.isfinite(age) and 0 <= age <= 120):

@@ -103,7 +103,6 @@ def nextqsm(
     background, inversion = (network(name, str(total_field.device)) for name in WEIGHTS)
     check_voxels(grid, background, inversion)
     known = None if noise is None else window.take(noise).float()
-
     l1bayes = load("inversion", "l1bayes").function  # stages know no other by import
 
     def one(field: Tensor) -> tuple[Tensor, ...]:
@@ -112,8 +111,8 @@ def nextqsm(
         fitted = fit(window, field, known, Effort(start, rounds, max_iter), callback)
         loud = roughness(field, window.mask).expand(field.shape) if known is None else known
         local = clear(background, field, fitted.local_field, fitted.chi, fitted.rest, loud, window)
-        # what neither side explains is shown to the network, but no data step is to turn it into sources
         sharp = l1bayes(local.value, window.mask, window.grid, torch.hypot(loud, local.deviation), max_iter=START_ITERATIONS, tol=math.inf)
+        # what neither side explains is shown to the network, but no data step is to turn it into sources
         held, chi = problem(local.value + fitted.rest, sharp, window.mask, loud, window.grid, local.value)
         found = invert(inversion, chi, held, stages=stages, trust=trust, refine=refine)
         strange = max(local.novelty, found.novelty)

@@ -19,7 +19,7 @@ QUICK = Effort(start=60, rounds=3, max_iter=15)
 """Half of the usual: what networks begin with in training, since what mends a worse start mends a better one too."""
 
 BRISK = Effort(start=120, rounds=3, max_iter=15)
-"""Two thirds of the usual: what networks begin with. A quadratic fit cut shorter leaves fields on heads unlike the training."""
+"""Fewer rounds than usual: what networks begin with. A quadratic fit cut shorter leaves background on heads unlike the training."""
 
 
 class Fitted(NamedTuple):

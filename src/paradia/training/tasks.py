@@ -15,7 +15,7 @@ from paradia.nets import separated, unrolled
 from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import TRUST, Problem, centred, consult, problem, propose
-from paradia.scan import GAMMA_BAR
+from paradia.scan import Scan
 from paradia.training.volumes import Prepared
 
 PATCH = 6
@@ -140,7 +140,7 @@ def wrong_rate(volume: Prepared, r2: Tensor | None, generator: torch.Generator) 
     wrong = maps["r2prime"] * smooth * uniform(0.0, LARGEST_PATCH)
     if r2 is not None:
         wrong = wrong + r2 * uniform(-LARGEST_R2_ERROR, LARGEST_R2_ERROR)
-    hertz = GAMMA_BAR * volume.b0 * 1e-6 * maps["total_field"]
+    hertz = Scan((LATE,), volume.b0).hz_per_ppm * maps["total_field"]
     steep = torch.stack([part.clamp(-STEEPEST, STEEPEST).square() for part in torch.gradient(hertz)]).sum(0)
     # a voxel across which the frequency goes by Δf loses sinc(Δf t) of its signal by then: (π Δf)² t / 6 as a rate
     return wrong + steep * (math.pi**2 * LATE / 6 * uniform(-LARGEST_SLOPE, LARGEST_SLOPE))
