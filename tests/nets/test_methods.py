@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -15,6 +16,7 @@ from paradia.nets import familiar, store
 from paradia.nets.unet import UNet3d
 from paradia.operators.dipole import Dipole
 from paradia.registry import load
+from paradia.singlestep import nextqsm
 
 METHODS = (("background", "bgnet"), ("inversion", "varnet"), ("singlestep", "nextqsm"))
 CHANNELS = {"varnet": 6, "bgnet": 7}
@@ -283,3 +285,28 @@ def test_changed_weights_are_refused(method, case):
         path.write_bytes(content)
     with pytest.raises(WeightsError, match="not the released ones"):
         method(field_of(method, case), case.mask, case.grid)
+
+
+def test_between_its_networks_nextqsm_trusts_the_mended_field_as_far_as_the_first_does(case, use, monkeypatch):
+    """What it inverts anew, with which noise, and what the second network begins with; data steps do without what the fit left over."""
+    use()
+    seen = {}
+    single, invert, pose = nextqsm.load, nextqsm.load("inversion", "l1bayes").function, nextqsm.problem
+
+    def inverted(field, mask, grid, noise, **knobs):
+        seen["field"], seen["noise"], seen["chi"] = field, noise, invert(field, mask, grid, noise, **knobs)
+        return seen["chi"]
+
+    def posed(field, start, mask, noise, grid, sure=None):
+        seen.update(shown=field, start=start, sure=sure, mask=mask)
+        return pose(field, start, mask, noise, grid, sure)
+
+    monkeypatch.setattr(nextqsm, "load", lambda stage, name: replace(single(stage, name), function=inverted))
+    monkeypatch.setattr(nextqsm, "problem", posed)
+    result = nextqsm.nextqsm(case.total, case.mask, case.grid, case.noise, start=20, rounds=2, max_iter=5)
+    inside = seen["mask"]
+    torch.testing.assert_close(seen["noise"][inside], torch.hypot(case.noise, result.local_noise)[case.mask])
+    torch.testing.assert_close(seen["field"][inside], result.local_field[case.mask])
+    assert seen["start"] is seen["chi"]
+    assert seen["sure"] is seen["field"]
+    assert (seen["shown"] - seen["sure"])[inside].abs().mean() > 1e-4

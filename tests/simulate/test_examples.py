@@ -170,3 +170,32 @@ def test_bone_that_shares_a_voxel_with_the_brain_is_no_source_of_it():
 def test_a_recipe_that_makes_no_sense_is_refused(knobs, message):
     with pytest.raises(InputError, match=message):
         Recipe(**knobs)
+
+
+def test_heads_made_of_anything_are_of_strange_shape(monkeypatch):
+    """Stretched by less than is asked for at most, further from the bank than people are, and filled anew; others are not."""
+    shapes, filled = [], []
+    draw, fill = simulated.anatomical, simulated.randomised
+
+    def shaped(grid, **knobs):
+        shapes.append((grid.voxel_size, knobs.get("strength", 1.0)))
+        return draw(grid, **knobs)
+
+    def spied(*args, **knobs):
+        filled.append(fill(*args, **knobs))
+        return filled[-1]
+
+    monkeypatch.setattr(simulated, "anatomical", shaped)
+    monkeypatch.setattr(simulated, "randomised", spied)
+    recipe = replace(PLAIN, voxel_size=(8.0, 8.0), thickest=9.0)
+    natural = example(recipe, 3)
+    assert shapes == [(natural.grid.voxel_size, 1.0)]
+    assert not filled
+    found = example(replace(recipe, randomised=1.0), 3)
+    sizes, strength = shapes[-1]
+    low, high = simulated.STRETCH
+    ratios = [asked / size for asked, size in zip(found.grid.voxel_size, sizes, strict=True)]
+    assert all(low <= ratio <= high for ratio in ratios)
+    assert max(ratios) - min(ratios) > 0.01
+    assert 1 <= strength <= 2
+    torch.testing.assert_close(found.chi_pos, filled[0].chi_pos * found.mask)

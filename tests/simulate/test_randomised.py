@@ -96,6 +96,16 @@ def test_a_tissue_is_of_few_even_parts(halves):
     assert most > 1
 
 
+def test_borders_between_tissues_are_shared(halves):
+    """The plane beside the other tissue has some of its factor, the next but one has none."""
+    anatomy, tissue = halves
+    for seed in range(3):
+        ratio = randomised(tissue, anatomy, seed=seed, **DR).density / tissue.density
+        beside, inside = ((ratio[x] - ratio[x - 1]).abs() > 1e-5 for x in (19, 17))
+        assert beside.float().mean() > 0.8
+        assert inside.float().mean() < 0.3  # where a part of the tissue ends
+
+
 def test_seeds_draw_everything(tissue, anatomy):
     first, again = (randomised(tissue, anatomy, seed=5, **DR) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))

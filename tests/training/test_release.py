@@ -13,8 +13,9 @@ from paradia.nets import store
 from paradia.nets.familiar import novelty
 from paradia.nets.unet import UNet3d
 from paradia.training import NETWORKS
+from paradia.training import release as released
 from paradia.training.loop import Plan, train
-from paradia.training.release import COVERED, release
+from paradia.training.release import COVERED, Judged, release
 from paradia.training.tasks import TASKS, Lesson, Task
 from paradia.training.volumes import read
 
@@ -83,6 +84,20 @@ def test_what_cannot_be_released_is_said(run, folder, tmp_path):
     with pytest.raises(InputError, match="must be above 0 and at most 1, got 1.5"):
         release(TASK, run, folder, share=1.5, **places)
     assert not (tmp_path / "weights").exists()
+
+
+def test_each_half_is_covered_by_the_deviations_of_the_other(run, folder, tmp_path, monkeypatch):
+    """Errors of every second volume are three times as large: one half covers 99.7 % of the other, that a quarter of the first."""
+
+    def judged(task, net, volume, number, name):
+        ratios = (1 + 2 * (number % 2)) * torch.randn(1, 40_000, generator=torch.Generator().manual_seed(number)).abs()
+        return Judged(name, volume.window.grid.voxel_size, 3.0, 50.0, 40.0, ratios)
+
+    monkeypatch.setattr(released, "judge", judged)
+    done = release(TASK, run, folder, version="1", cards=tmp_path, folder=tmp_path / "weights")
+    normal = torch.distributions.Normal(0.0, 1.0)
+    wide, narrow = (float(2 * normal.cdf(torch.tensor(x)) - 1) for x in (3.0, 1 / 3))
+    assert done.covered == pytest.approx(50 * (wide + narrow), abs=0.5)
 
 
 def test_a_bold_network_is_tempered(folder, tmp_path):

@@ -67,3 +67,17 @@ def test_a_separation_lesson_has_no_negative_rate_and_the_truth_for_target(prepa
     assert lesson.channels[4].min() >= 0  # the rate
     torch.testing.assert_close(lesson.target[0], prepared.maps["chi_pos"])
     torch.testing.assert_close(lesson.target[1], prepared.maps["chi_neg"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_wrong_with_a_rate_is_in_its_lesson(prepared, monkeypatch, seed):
+    """With R2′ and with R2* alike: what takes all of the rate away leaves none, and nothing below."""
+
+    def rate(wrong):
+        monkeypatch.setattr(tasks, "wrong_rate", lambda volume, r2, generator: torch.full_like(volume.maps["r2"], wrong))
+        return TASKS["sepnet"].lesson(prepared, None, torch.Generator().manual_seed(seed)).channels[4]
+
+    assert rate(0.0).max() > 0
+    assert rate(-1e4).abs().max() == 0
+    inside = prepared.window.mask
+    assert (rate(20.0) > rate(0.0))[inside].all()
