@@ -283,7 +283,7 @@ END = '[reference]\nmethod = "whole_brain"\n'
 def single_step(monkeypatch):
     """A single step of its own making: thresholded division of the total field."""
     from paradia import registry
-    from paradia.cli import job
+    from paradia.cli import provenance
     from paradia.inversion.tkd import tkd
     from paradia.pipeline import step
 
@@ -296,7 +296,7 @@ def single_step(monkeypatch):
             return registry.Method(stage, name, divide, "10.1000/divide")
         return registry.load(stage, name)
 
-    for module in (step, job):
+    for module in (step, provenance):
         monkeypatch.setattr(module, "load", load)
 
 

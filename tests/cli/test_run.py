@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from paradia.cli.job import open_output
+from paradia.cli.output import open_output
 from paradia.cli.run import _result
 
 from .conftest import FAST, describe, save, write_subject

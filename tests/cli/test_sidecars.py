@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from paradia.cli.job import _sidecar
+from paradia.cli.provenance import sidecar as sidecar_of
 from paradia.grid import Grid
 from paradia.io.acquisition import Acquisition
 from paradia.pipeline.execute import Outcome, StepRecord
@@ -34,7 +34,7 @@ def sidecar(acquisition):
     maps = {name: torch.ones(SHAPE) for step in STEPS for name in step.gives}
     maps |= {"novelty": torch.tensor(0.25), "field_novelty": torch.tensor(0.5), "source_novelty": torch.tensor(2.0)}
     maps |= {"mask": torch.ones(SHAPE, dtype=torch.bool), "local_mask": torch.ones(SHAPE, dtype=torch.bool)}
-    return lambda name: _sidecar(name, acquisition, Outcome(maps, STEPS), maps)
+    return lambda name: sidecar_of(name, acquisition, Outcome(maps, STEPS), maps)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_of_a_single_voxel_no_spread_and_no_novelty_is_told(acquisition):
     """JSON has no NaN."""
     maps = {"chi": torch.full(SHAPE, 0.3), "novelty": torch.tensor(torch.nan), "mask": torch.zeros(SHAPE, dtype=torch.bool)}
     maps["mask"][1, 2, 1] = True
-    told = _sidecar("chi", acquisition, Outcome(maps, STEPS), maps)
+    told = sidecar_of("chi", acquisition, Outcome(maps, STEPS), maps)
     assert (told["WholeBrainMean"], told["WholeBrainSD"]) == (pytest.approx(0.3), 0)
     assert "Novelty" not in told
 

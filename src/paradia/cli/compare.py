@@ -18,7 +18,7 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
-from paradia.cli.job import WORK, open_output
+from paradia.cli.output import WORK, open_output
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
 from paradia.errors import GeometryError, InputError

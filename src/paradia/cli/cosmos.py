@@ -14,9 +14,9 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from paradia.cli.job import versions
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
+from paradia.cli.provenance import versions
 from paradia.errors import InputError, MaskError
 from paradia.grid import Grid
 from paradia.io.acquisition import geometry

@@ -9,7 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from paradia.cli.job import Job, open_output, process
+from paradia.cli.job import Job, process
+from paradia.cli.output import open_output
 from paradia.cli.plan import pick_device, plan
 from paradia.cli.progress import Progress
 from paradia.errors import InputError

@@ -20,7 +20,8 @@ import torch
 from cyclopts import Parameter
 from rich.markup import escape
 
-from paradia.cli.job import LOG, Job, logged, open_output, process
+from paradia.cli.job import Job, process
+from paradia.cli.output import LOG, logged, open_output
 from paradia.cli.plan import pick_device, plan
 from paradia.cli.progress import Progress
 from paradia.errors import InputError, ParadiaError

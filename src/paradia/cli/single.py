@@ -17,9 +17,9 @@ import torch
 from cyclopts import Parameter
 
 from paradia.cli.app import ELSEWHERE
-from paradia.cli.job import made, versions
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
+from paradia.cli.provenance import made, versions
 from paradia.errors import FileError, GeometryError, InputError, MetadataError
 from paradia.io.acquisition import Acquisition, geometry
 from paradia.io.coils import holds_coils
