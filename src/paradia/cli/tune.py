@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from paradia.cli import single
+from paradia.cli.inputs import read_board
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
 from paradia.errors import InputError
@@ -70,7 +71,7 @@ def _run(method: Method, given: dict[str, Any]) -> int:
     check(step, knob, values)
     out = given["out"]
     device = pick_device(given["device"])
-    board, affine = single.read_board(method, given, extra=("noise",))
+    board, affine = read_board(method, given, extra=("noise",))
     check_mask(board, board.pop("invalid", None))
     board = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in board.items()}
     layout = Layout(board["mask"].cpu().numpy(), board["grid"].voxel_size, affine)
