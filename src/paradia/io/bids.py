@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from paradia.errors import FileError, InputError, MaskError, MetadataError, PhaseError, UnknownNameError, nearest
+from paradia.errors import FileError, InputError, MaskError, PhaseError, UnknownNameError, nearest
+from paradia.io._bidsindex import check_dataset, entities_of, indexed
 from paradia.io.acquisition import Acquisition
 from paradia.io.loose import from_files
-from paradia.io.sidecar import read_json, stem
+from paradia.io.sidecar import stem
 from paradia.io.spinecho import with_spin_echoes
 
 SUFFIXES = ("MEGRE", "GRE", "T2starw")
@@ -117,7 +116,7 @@ def find(
     there = sorted(p.name.removeprefix("sub-") for p in folder.glob("sub-*") if p.is_dir())
     _check_known(wanted, there, "participant", folder)
     kept = _labels(sessions, "ses-")
-    entries = _group(folder, list(_index(folder, wanted)), None if masks is None else Path(masks).absolute())
+    entries = _group(folder, list(indexed(folder, wanted)), None if masks is None else Path(masks).absolute())
     _check_known(kept, sorted({e.session for e in entries if e.session}), "session", folder)
     entries = _worth_it([e for e in entries if kept is None or e.session in kept])
     if not entries:
@@ -189,8 +188,8 @@ def find_mask(entry: Entry, masks: Path) -> Path:
     if not masks.is_dir():
         raise FileError(f"there is no folder {masks}. Give BIDS derivatives that hold the masks.")
     fitting = []
-    for row in _index(masks, [entry.subject]):
-        entities = _entities(row)
+    for row in indexed(masks, [entry.subject]):
+        entities = entities_of(row)
         same = all(entry.entities.get(key) == value for key, value in entities.items() if key in ("sub", "ses", "acq", "run", "rec"))
         if same and stem(row).endswith("_mask") and row.name.endswith(IMAGES):
             fitting.append(row)
@@ -198,65 +197,6 @@ def find_mask(entry: Entry, masks: Path) -> Path:
         found = ", ".join(p.name for p in fitting) or "none"
         raise MaskError(f"{masks} should hold one _mask for {entry.name}, found {found}. Add or remove files.")
     return fitting[0]
-
-
-def check_dataset(root: Path) -> None:
-    """Check that a folder looks like a BIDS data set.
-
-    Raises
-    ------
-    FileError
-        ``dataset_description.json`` or all subjects are missing.
-    MetadataError
-        The description lacks what BIDS requires.
-    """
-    skip = "Mend it, or run with --skip-bids-validation."
-    description = root / "dataset_description.json"
-    if not description.is_file():
-        raise FileError(f"{root} is no BIDS data set: there is no dataset_description.json. {skip}")
-    missing = {"Name", "BIDSVersion"} - read_json(description).keys()
-    if missing:
-        raise MetadataError(f"{description} lacks {' and '.join(sorted(missing))}. {skip}")
-    if not any(p.is_dir() for p in root.glob("sub-*")):
-        raise FileError(f"{root} is no BIDS data set: there is no folder sub-*. {skip}")
-
-
-def _index(root: Path, subjects: Sequence[str] | None) -> Iterator[Path]:
-    """List the data files of a data set."""
-    from bids2table import index_dataset  # late: it brings pyarrow along
-
-    include = None if subjects is None else [f"sub-{label}" for label in subjects]
-    with _plain_name(root) as plain, _quiet():
-        table = index_dataset(plain, include_subjects=include)
-    yield from (root / path for path in table.column("path").to_pylist())
-
-
-@contextmanager
-def _plain_name(root: Path) -> Iterator[Path]:
-    """Give the indexer a folder without a dot in its name; it takes no other for a data set."""
-    if root.name and "." not in root.name and not root.name.startswith("sub-"):
-        yield root
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / "dataset"
-        link.symlink_to(root, target_is_directory=True)
-        yield link
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the indexer from printing; what matters is told by errors here."""
-    noisy = logging.getLogger("bids2table")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        noisy.setLevel(level)
-
-
-def _entities(path: Path) -> dict[str, str]:
-    return {key: value for key, dash, value in (item.partition("-") for item in stem(path).split("_")) if dash}
 
 
 def _group(root: Path, paths: list[Path], masks: Path | None) -> list[Entry]:
@@ -267,7 +207,7 @@ def _group(root: Path, paths: list[Path], masks: Path | None) -> list[Entry]:
         suffix = stem(path).rpartition("_")[2]
         if suffix not in (*SUFFIXES, SPIN_ECHOES) or not path.name.endswith(IMAGES):
             continue
-        entities = _entities(path)
+        entities = entities_of(path)
         part = PARTS.get(entities.pop("part", "mag"))
         echo = entities.pop("echo", "1")
         if part is None or not echo.isdecimal():
