@@ -128,16 +128,10 @@ def compare(
         raise InputError(f"there is no map {map!r} to compare. Take one of {', '.join(name for name in OUTPUTS if 'mask' not in name)}.")
     if labels is not None and truth is None:
         raise InputError("region means need a --truth to be held against. Give one, or leave out --labels.")
-    reading = {"echo_times": echo_times, "b0": b0, "b0_dir": b0_dir}
-    if total_field is None and local_field is None:
-        if not phase:
-            raise InputError("there is nothing to work on. Give --magnitude and --phase, or --total-field or --local-field with --mask.")
-        board, first, oriented = _scan(magnitude, phase, mask, reading | {"phase_units": phase_units, "flip_sign": flip_sign})
-    else:
-        if phase or (total_field and local_field):
-            raise InputError("give one beginning: the phase, the total field or the local field.")
-        fields = {"total_field": total_field, "local_field": local_field, "noise": noise, "mask": mask}
-        board, first, oriented = _field({name: path for name, path in fields.items() if path}, magnitude, reading)
+    fields = {"total_field": total_field, "local_field": local_field, "noise": noise, "mask": mask}
+    stated = {"echo_times": echo_times, "b0": b0, "b0_dir": b0_dir}
+    told = {"phase_units": phase_units, "flip_sign": flip_sign}
+    board, first, oriented = _begin({name: path for name, path in fields.items() if path}, magnitude, phase, stated, told)
     true, regions = _volume(truth, first), _volume(labels, first)
     with open_output(out), Progress() as progress:
 
@@ -149,15 +143,8 @@ def compare(
         )
         rows = table(found, board, None if regions is None else regions.round().long())
         _write(out, found, rows, first.affine if oriented else None, first.affine, board)
-        share = int(found.mask.sum()) / int(found.whole.sum())
-        if share < SMALL:
-            least = min(rows, key=lambda row: row["covered"])
-            progress.warn(
-                f"All numbers are of the {100 * share:.0f} % of the voxels that all have in common; {least['method']} covers least."
-            )
-        for candidate in found.candidates:
-            for message in candidate.outcome.messages:
-                progress.warn(f"{candidate.name}: {message}")
+        for message in _warnings(found, rows):
+            progress.warn(message)
         progress.done(str(out / "compare.csv"))
         progress.done(str(out / "compare.png"))
     Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(_shown(rows))
@@ -172,6 +159,19 @@ def _candidates(methods: list[str] | None, protocols: list[str] | None, base: st
     if not found:
         raise InputError("there is nothing to compare. Give for example --methods inversion=tv,rts, or --protocols fast consensus.")
     return found
+
+
+def _begin(
+    fields: Mapping[str, Path], magnitude: list[Path] | None, phase: list[Path] | None, stated: dict[str, Any], told: dict[str, Any]
+) -> tuple[dict[str, Any], Volumes, bool]:
+    """Read what all methods begin with: a scan, or one field."""
+    if not {"total_field", "local_field"} & fields.keys():
+        if not phase:
+            raise InputError("there is nothing to work on. Give --magnitude and --phase, or --total-field or --local-field with --mask.")
+        return _scan(magnitude, phase, fields.get("mask"), stated | told)
+    if phase or {"total_field", "local_field"} <= fields.keys():
+        raise InputError("give one beginning: the phase, the total field or the local field.")
+    return _field(fields, magnitude, stated)
 
 
 def _scan(magnitude: list[Path] | None, phase: list[Path], mask: Path | None, how: dict[str, Any]) -> tuple[dict[str, Any], Volumes, bool]:
@@ -241,6 +241,17 @@ def _write(
     layout = Layout(found.whole.numpy(), board["grid"].voxel_size, affine)
     with replacing(out / "compare.png") as handle:
         handle.write(compared(entries, layout, map=found.map, truth=truth))
+
+
+def _warnings(found: Comparison, rows: list[dict[str, Any]]) -> list[str]:
+    """List what the runs had to say, and that the maps have little in common where they do."""
+    said = [f"{candidate.name}: {message}" for candidate in found.candidates for message in candidate.outcome.messages]
+    share = int(found.mask.sum()) / int(found.whole.sum())
+    if share < SMALL:
+        least = min(rows, key=lambda row: row["covered"])
+        few = f"All numbers are of the {100 * share:.0f} % of the voxels that all have in common; {least['method']} covers least."
+        return [few, *said]
+    return said
 
 
 def _caption(row: Mapping[str, Any], found: Comparison) -> tuple[str, ...]:
