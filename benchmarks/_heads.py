@@ -8,7 +8,7 @@ repository, stays there, and no default was chosen on it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,9 +25,16 @@ from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.scan import Scan
 from paradia.simulate.head import head
+from paradia.simulate.labels import ZUBAL as MAPPING
 
 ECHO_TIMES = (0.004, 0.012, 0.020, 0.028)
 ZUBAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "head-zubal"
+
+
+NUCLEI = (
+    "caudate", "putamen", "pallidum_external", "pallidum_internal", "thalamus", "subthalamic", "substantia_nigra", "red_nucleus", "dentate"
+)  # fmt: skip
+"""Deep grey nuclei, as the simulators call them."""
 
 
 class Judged(NamedTuple):
@@ -47,6 +54,8 @@ class Judged(NamedTuple):
     """Standard deviation of the field of a four-echo scan, ppm, in the mask."""
     magnitude: Tensor
     """Of its echoes, everywhere, free of noise."""
+    nuclei: Mapping[str, Tensor]
+    """Deep grey nuclei: voxels of the brain that hold nothing else."""
 
     def noisy(self, field: Tensor, seed: int = 0) -> Tensor:
         """Return a field with noise, zero outside the mask."""
@@ -86,7 +95,8 @@ def _simulated(
         local_field = crop(Dipole(fine.with_shape(wide))(pad(truth.chi * inside, wide)), fine.shape)
     echoes = torch.stack([_pool(truth.magnitude0 * torch.exp(-t * truth.r2star), finer) for t in ECHO_TIMES])
     fields = (_pool(field, finer) for field in (truth.chi, local_field, truth.total_field))
-    return Judged(name, grid, mask, *fields, _noise(echoes, mask, snr, b0), echoes)
+    nuclei = {name: mask & (_pool(truth.region(name).float(), finer) > 0.99) for name in NUCLEI if name in truth.names.values()}
+    return Judged(name, grid, mask, *fields, _noise(echoes, mask, snr, b0), echoes, nuclei)
 
 
 def _pool(image: Tensor, factor: tuple[int, int, int]) -> Tensor:
@@ -151,7 +161,8 @@ def _drawn(name: str, factor: int, *, snr: float = 100.0, cut: tuple[int, int] =
     keep = slice(cut[0] // factor, cut[1] // factor)
     grid = Grid(tuple(mask[..., keep].shape), (side * factor,) * 3, fine.b0_dir)  # type: ignore[arg-type]
     parts = [image[..., keep].contiguous() for image in (mask, chi, local, total, _noise(echoes, mask, snr, 3.0), echoes)]
-    return Judged(name, grid, *parts)
+    pure = {name: (_pool((labels == number).float(), factors) > 0.99) & mask for number, name in MAPPING.items() if name in NUCLEI}
+    return Judged(name, grid, *parts, {name: region[..., keep].contiguous() for name, region in pure.items()})
 
 
 HEADS: dict[str, Callable[[], Judged]] = {

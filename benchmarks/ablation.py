@@ -34,7 +34,8 @@ from paradia.scan import Scan
 from paradia.separation.closed_form import closed_form
 from paradia.simulate.examples import Recipe
 from paradia.simulate.imperfect import residual_background
-from paradia.training.loop import VALIDATION, Plan, train
+from paradia.training.crops import VALIDATION
+from paradia.training.loop import Plan, train
 from paradia.training.tasks import Lesson, Task, wrong_rate
 from paradia.training.volumes import Prepared, produce, read
 
@@ -109,7 +110,7 @@ def _posed(volume: Prepared) -> tuple[Problem, Tensor, Tensor]:
     return held, chi, unrolled.centred(maps["chi_pos"] - maps["chi_neg"], mask)
 
 
-def _field_alone(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:  # noqa: ARG001 - lessons are called alike
+def _field_alone(volume: Prepared, generator: torch.Generator) -> Lesson:  # noqa: ARG001 - lessons are called alike
     """The local field, nothing else."""
     held, _, truth = _posed(volume)
     unit = FIELD * spread(held.field, held.mask)
@@ -117,8 +118,8 @@ def _field_alone(volume: Prepared, net: UNet3d | None, generator: torch.Generato
     return Lesson(channels, torch.zeros_like(truth)[None], truth[None], unit.expand(truth.shape)[None], held.mask)
 
 
-def _with_start(channels: Callable[[Problem, Tensor], Tensor]) -> Callable[[Prepared, UNet3d | None, torch.Generator], Lesson]:
-    def lesson(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:  # noqa: ARG001
+def _with_start(channels: Callable[[Problem, Tensor], Tensor]) -> Callable[[Prepared, torch.Generator], Lesson]:
+    def lesson(volume: Prepared, generator: torch.Generator) -> Lesson:  # noqa: ARG001
         """A classical start to mend."""
         held, chi, truth = _posed(volume)
         return Lesson(channels(held, chi), chi[None], truth[None], (held.scale * gain(chi / held.scale))[None], held.mask)
@@ -151,7 +152,7 @@ def _descended(estimate: Estimate, held: Problem, steps: int = unrolled.ITERATIO
 
 
 def _answer(variant: Variant, net: UNet3d, volume: Prepared) -> tuple[Tensor, Tensor, Lesson]:
-    lesson = variant.task.lesson(volume, None, torch.Generator().manual_seed(1))
+    lesson = variant.task.lesson(volume, torch.Generator().manual_seed(1))
     answer, n = ask(net, lesson.channels), len(lesson.target)
     deviation = lesson.unit * answer[n:].clamp(-6, 3).exp() * lesson.mask
     return (lesson.start + lesson.unit * answer[:n]) * lesson.mask, deviation, lesson
@@ -192,7 +193,7 @@ def _both(volume: Prepared) -> Tensor:
     return torch.stack([volume.maps["chi_pos"], volume.maps["chi_neg"]])
 
 
-def _published(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:  # noqa: ARG001
+def _published(volume: Prepared, generator: torch.Generator) -> Lesson:
     """Local field, χ and R2′ in fixed units, both sources out: the published layout."""
     known, truth = _known(volume, generator), _both(volume)
     channels = torch.stack([FIELD * known.field / PPM, known.chi / PPM, known.rate / RATE]) * known.mask
@@ -201,8 +202,8 @@ def _published(volume: Prepared, net: UNet3d | None, generator: torch.Generator)
 
 def _from_guess(
     rows: Sequence[int], label: Callable[[Prepared, Tensor, torch.Generator], Tensor]
-) -> Callable[[Prepared, UNet3d | None, torch.Generator], Lesson]:
-    def lesson(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:  # noqa: ARG001
+) -> Callable[[Prepared, torch.Generator], Lesson]:
+    def lesson(volume: Prepared, generator: torch.Generator) -> Lesson:
         """The closed form to mend."""
         known = _known(volume, generator)
         pair = separated.guess(known)

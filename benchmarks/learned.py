@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _heads import ECHO_TIMES, HEADS, Judged, _noise, _simulated, judged
+from _heads import ECHO_TIMES, HEADS, NUCLEI, Judged, _noise, _simulated, judged
 from _machine import machine, save
 from accuracy import FED, Score, attempt, data
 from torch import Tensor
@@ -35,6 +35,9 @@ from paradia.simulate.subject import subject
 
 FAR = 7_000_000
 """Seeds of the subjects: none of the training's comes near."""
+
+FEWEST = 30
+"""Voxels of a nucleus that counts."""
 
 CLASSICAL = {
     "inversion": ("tv", "medi", "hdqsm", "l1bayes"),
@@ -53,7 +56,8 @@ def _subject(seed: int, shape: tuple[int, int, int], voxel: tuple[float, float, 
     mask = person.mask
     echoes = torch.stack([person.density * torch.exp(-t * person.r2star) for t in ECHO_TIMES])
     noise = _noise(echoes, mask, snr, b0)
-    return Judged(f"subject-{seed}", grid, mask, person.chi, person.local_field, person.total_field, noise, echoes)
+    nuclei = {name: person.region(name) for name in NUCLEI}
+    return Judged(f"subject-{seed}", grid, mask, person.chi, person.local_field, person.total_field, noise, echoes, nuclei)
 
 
 SUBJECTS: dict[str, Callable[[], Judged]] = {
@@ -241,7 +245,30 @@ def calibration(heads: dict[str, Judged]) -> list[str]:
     return lines
 
 
-PARTS = {"errors": errors, "physics": physics, "grids": grids, "calibration": calibration}
+def nuclei(heads: dict[str, Judged]) -> list[str]:
+    """Hold the means of deep grey nuclei against the truth."""
+    lines = ["## Deep grey nuclei", "", "Means of the nuclei against those of the truth, both relative to the brain's: slope of the line"]
+    lines[-1] += f" through all nuclei of at least {FEWEST} voxels / median distance from the truth, ppb."
+    lines += ["", f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    boards = {name: data(case, "cpu") for name, case in heads.items()}
+    for stage, methods in (("inversion", ("tv", "medi", "l1bayes", "varnet")), ("singlestep", ("tgv", "joint", "nextqsm"))):
+        for method in methods:
+            cells = []
+            for name, case in heads.items():
+                board = {key: value for key, value in boards[name].items() if stage == "inversion" or key != "local_field"}
+                chi = Step(stage, method).run(board)["chi"]
+                both = torch.stack([chi, case.chi])
+                both = both - both[:, case.mask].mean(1)[:, None, None, None]
+                regions = [region for region in case.nuclei.values() if int(region.sum()) >= FEWEST]
+                found, truth = torch.stack([both[:, region].mean(1) for region in regions], 1)
+                slope = float((found - found.mean()) @ (truth - truth.mean()) / (truth - truth.mean()).square().sum())
+                cells.append(f"{slope:.2f} / {1000 * float((found - truth).abs().median()):.1f}")
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+    return lines
+
+
+PARTS = {"errors": errors, "nuclei": nuclei, "physics": physics, "grids": grids, "calibration": calibration}
 
 
 if __name__ == "__main__":

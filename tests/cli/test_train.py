@@ -20,7 +20,7 @@ from paradia.training.tasks import TASKS, Lesson, Task
 from paradia.training.volumes import Prepared, write
 
 
-def toy(volume, net, generator):
+def toy(volume, generator):
     image = volume.maps["r2star"]
     return Lesson(image[None], image[None], 0.5 * image[None], torch.ones_like(image)[None], volume.window.mask)
 

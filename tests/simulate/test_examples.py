@@ -13,19 +13,20 @@ from paradia.operators.dipole import Dipole
 from paradia.simulate import examples as simulated
 from paradia.simulate.examples import Recipe, example
 
-COARSE = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=0.0, procedural_side=32, randomised=0.0, averaged=0.0)
-ANYTHING = replace(COARSE, randomised=1.0)
 PLAIN = Recipe(
     voxel_size=(4.0, 4.5),
     thickness=(1.0, 1.1),
     thickest=5.0,
     procedural=0.0,
+    slabs=0.0,
     randomised=0.0,
     averaged=0.0,
     errors=0.0,
     lesions=0.0,
     snr=(25.0, 35.0),
 )
+COARSE = replace(PLAIN, errors=1.0, lesions=0.5, procedural_side=32, snr=(30.0, 200.0))
+ANYTHING = replace(COARSE, randomised=1.0)
 SHAPES = Recipe(voxel_size=(4.0, 4.5), thickness=(1.0, 1.1), thickest=5.0, procedural=1.0, procedural_side=36, averaged=0.0)
 
 
@@ -95,6 +96,32 @@ def test_heads_are_of_all_ages(monkeypatch):
     assert 18 <= min(ages) < max(ages) - 25 <= 80 - 25
     example(replace(recipe, age=(33.0, 33.0)), 0)
     assert ages[-1] == 33.0
+
+
+def test_a_slab_is_as_wide_as_a_head_and_holds_its_middle(plain):
+    slab = example(replace(PLAIN, slabs=1.0), 4)
+    across, along = (size * n for size, n in zip(slab.grid.voxel_size[1:], slab.grid.shape[1:], strict=True))
+    assert across >= simulated.HEAD[1]
+    assert simulated.SLAB[0] <= along < simulated.SLAB[1] + 8 * slab.grid.voxel_size[2]  # sizes are rounded up to quick ones
+    assert plain.grid.shape[2] * plain.grid.voxel_size[2] >= simulated.HEAD[2]
+    first, last = (slab.mask[:, :, place].sum() for place in (1, -2))  # next to the rough edge
+    assert min(first, last) > 0.3 * slab.mask.sum((0, 1)).max()
+
+
+def test_a_head_holds_several_lesions_of_a_kind(monkeypatch):
+    drawn = []
+    original = simulated.draw
+
+    def spy(*args, kinds, **knobs):
+        drawn.append(kinds)
+        return original(*args, kinds=kinds, **knobs)
+
+    monkeypatch.setattr(simulated, "draw", spy)
+    for seed in range(12):
+        example(replace(PLAIN, voxel_size=(8.0, 8.0), thickest=9.0, lesions=1.0), seed)
+    counts = [kinds.count(kind) for kinds in drawn for kind in simulated.KINDS]
+    assert len(drawn) == 12
+    assert set(counts) == set(range(simulated.MOST + 1))
 
 
 def test_the_local_field_is_that_of_all_sources_in_the_mask(plain):

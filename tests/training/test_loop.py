@@ -11,17 +11,17 @@ import torch
 
 from paradia.errors import FileError, InputError
 from paradia.nets.store import unpack
-from paradia.nets.unet import UNet3d
-from paradia.nets.unrolled import centred, problem
-from paradia.training import loop
-from paradia.training.loop import Plan, Pool, loss, train, validate
+from paradia.nets.unrolled import centred
+from paradia.training import crops, loop
+from paradia.training.crops import Pool
+from paradia.training.loop import Plan, loss, train, validate
 from paradia.training.tasks import TASKS, Lesson, Task
 from paradia.training.volumes import read
 
 SMALL = {"widths": (8, 16)}
 
 
-def toy(volume, net, generator):
+def toy(volume, generator):
     """The smooth part of a map is to be taken away: a convolution does it."""
     mask = volume.window.mask
     image = 30 * volume.maps["chi_local"]
@@ -110,8 +110,8 @@ def test_an_interruption_keeps_what_was_learnt(folder, tmp_path, monkeypatch):
 
 def test_validation_volumes_are_never_drawn(folder, monkeypatch):
     drawn = []
-    monkeypatch.setattr(loop, "read", lambda path, device: drawn.append(int(path.stem)) or read(path))
-    pool = Pool(TOY, folder, Plan(batch=2, crop=8, pool=4, crops=1), {"average": None})
+    monkeypatch.setattr(crops, "read", lambda path, device: drawn.append(int(path.stem)) or read(path))
+    pool = Pool(TOY, folder, batch=2, crop=8, size=4, crops=1, seed=1)
     generator = torch.Generator().manual_seed(0)
     for _ in range(500):
         channels, target, mask = pool.draw(generator)
@@ -167,7 +167,7 @@ def test_a_crop_counts_by_how_far_its_start_is_off():
 def test_tasks_start_where_the_methods_start(name, prepared):
     """What a lesson shows has the sizes that the architecture asks for, and an answer of zero is the start."""
     task = TASKS[name]
-    lesson = task.lesson(prepared, None, torch.Generator().manual_seed(1))
+    lesson = task.lesson(prepared, torch.Generator().manual_seed(1))
     assert lesson.channels.shape[0] == task.architecture["inputs"]
     assert 2 * lesson.target.shape[0] == task.architecture["outputs"]
     truth = prepared.maps["local_field"] if name == "bgnet" else None
@@ -177,14 +177,3 @@ def test_tasks_start_where_the_methods_start(name, prepared):
     before = (lesson.start - lesson.target)[0][lesson.mask].norm() / lesson.target[0][lesson.mask].norm()
     assert before < 0.8  # the start is good already
     assert (lesson.unit[0][lesson.mask] > 0).all()
-
-
-def test_a_later_lesson_begins_with_what_the_network_said(prepared):
-    net = UNet3d(6, 2, **SMALL).eval().requires_grad_(False)
-    maps, mask = prepared.maps, prepared.window.mask
-    starts = [TASKS["varnet"].lesson(prepared, net, torch.Generator().manual_seed(seed)).start[0] for seed in range(8)]
-    firsts = []
-    for field, chi in ((maps["field"], maps["chi_local"]), (maps["local_joint"] + maps["rest_joint"], maps["chi_joint"])):
-        firsts.append(problem(field, chi, mask, maps["noise"], prepared.window.grid)[1])
-    first = [any(torch.equal(start, other) for other in firsts) for start in starts]
-    assert 0 < sum(first) < 8

@@ -20,7 +20,7 @@ from paradia.training.tasks import TASKS, Lesson, Task
 from paradia.training.volumes import read
 
 
-def noisy(volume, net, generator):
+def noisy(volume, generator):
     """Nothing can be learnt: the target is noise of a known law around the start."""
     mask = volume.window.mask
     error = 0.2 * torch.randn(mask.shape, generator=generator)
@@ -47,7 +47,7 @@ def test_deviations_are_calibrated_on_volumes_that_were_held_out(run, folder, tm
     assert net.calibration == done.calibration
     assert json.loads(net.about["voxel_size"]) == [4.4, 4.6]
     volume = read(folder / "0001001.safetensors")
-    lesson = noisy(volume, None, torch.Generator().manual_seed(0))
+    lesson = noisy(volume, torch.Generator().manual_seed(0))
     assert 0 < novelty(net, lesson.channels, lesson.mask) < 1.5
     assert novelty(net, 5 * torch.randn_like(lesson.channels), lesson.mask) > 3
 

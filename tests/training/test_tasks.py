@@ -62,7 +62,7 @@ def test_what_is_left_of_dephasing_follows_the_slope_of_the_field(prepared):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_separation_lesson_has_no_negative_rate_and_the_truth_for_target(prepared, seed):
-    lesson = TASKS["sepnet"].lesson(prepared, None, torch.Generator().manual_seed(seed))
+    lesson = TASKS["sepnet"].lesson(prepared, torch.Generator().manual_seed(seed))
     assert lesson.channels.isfinite().all()
     assert lesson.channels[4].min() >= 0  # the rate
     torch.testing.assert_close(lesson.target[0], prepared.maps["chi_pos"])
@@ -75,7 +75,7 @@ def test_what_is_wrong_with_a_rate_is_in_its_lesson(prepared, monkeypatch, seed)
 
     def rate(wrong):
         monkeypatch.setattr(tasks, "wrong_rate", lambda volume, r2, generator: torch.full_like(volume.maps["r2"], wrong))
-        return TASKS["sepnet"].lesson(prepared, None, torch.Generator().manual_seed(seed)).channels[4]
+        return TASKS["sepnet"].lesson(prepared, torch.Generator().manual_seed(seed)).channels[4]
 
     assert rate(0.0).max() > 0
     assert rate(-1e4).abs().max() == 0

@@ -19,7 +19,8 @@ from paradia.nets import store
 from paradia.report.curves import draw_curves
 from paradia.simulate.examples import Recipe
 from paradia.training import NETWORKS
-from paradia.training.loop import VALIDATION, Plan, train
+from paradia.training.crops import VALIDATION
+from paradia.training.loop import Plan, train
 from paradia.training.release import release as put_out
 from paradia.training.tasks import TASKS
 from paradia.training.volumes import produce

@@ -26,8 +26,14 @@ from paradia.simulate.tissue import LABELS, Maps, maps, relaxed
 HEAD = (176.0, 212.0, 176.0)
 """Field of view that holds a head from the vertex to the foramen magnum, mm."""
 
+SLAB = (45.0, 90.0)
+"""Range of the height of a slab through the middle of a head, mm."""
+
 FINEST = 1.4
 """Smallest edge in the plane of voxels that are averages of finer ones, mm: of smaller ones there would be too many."""
+
+MOST = 4
+"""Lesions of one kind in a head, at most."""
 
 STRETCH = (0.8, 1.1)
 """Range of the size of a randomised head along each axis against a natural one."""
@@ -56,12 +62,14 @@ class Recipe:
     """Share of volumes of random shapes instead of heads."""
     procedural_side: int = 112
     """Edge of those, voxels."""
+    slabs: float = 0.1
+    """Share of heads of which only a slab through the middle is scanned."""
     randomised: float = 0.5
     """Share of heads of strange shape whose tissues are made of anything."""
     averaged: float = 0.0
     """Share of volumes, among those of voxels of 1.4 mm or more, made twice as fine and averaged: several times as slow."""
     lesions: float = 0.5
-    """Share of heads with lesions."""
+    """Share of heads with lesions: up to `MOST` of each kind."""
     errors: float = 1.0
     """Strength of what no model holds: frequency shifts that are no susceptibility, backgrounds left over, rough masks."""
     dr_spread: float = 0.25
@@ -73,7 +81,7 @@ class Recipe:
         for name, (low, high) in (("voxel_size", self.voxel_size), ("thickness", self.thickness), ("snr", self.snr)):
             if not 0 < low <= high:
                 raise InputError(f"{name} must be a range of positive numbers, the smaller first, got {(low, high)}.")
-        for name in ("procedural", "randomised", "averaged", "lesions"):
+        for name in ("procedural", "slabs", "randomised", "averaged", "lesions"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share between 0 and 1, got {getattr(self, name)}.")
         if not AGES[0] <= self.age[0] <= self.age[1] <= AGES[1]:
@@ -192,7 +200,8 @@ def _grid(recipe: Recipe, shapes: bool, uniform) -> Grid:
     if shapes:
         side = recipe.procedural_side
         return Grid((side, side, side), size, b0_dir)
-    x, y, z = fast_shape([math.ceil(extent / s) for extent, s in zip(HEAD, size, strict=True)])
+    height = uniform(*SLAB) if uniform(0, 1) < recipe.slabs else HEAD[2]
+    x, y, z = fast_shape([math.ceil(extent / s) for extent, s in zip((*HEAD[:2], height), size, strict=True)])
     return Grid((x, y, z), size, b0_dir)
 
 
@@ -207,7 +216,7 @@ def _made(recipe: Recipe, seed: int, grid: Grid, shapes: bool, scan: tuple[float
     anatomy = _stretched(grid, seed, age, uniform) if strange else anatomical(grid, seed=seed, age=age)
     tissue = maps(anatomy, b0=b0, seed=seed, age=age, dr_pos=dr_pos, dr_neg=dr_neg, texture=uniform(0.7, 2.0))
     if uniform(0, 1) < recipe.lesions:
-        kinds = [kind for kind in KINDS if uniform(0, 1) < 0.5]
+        kinds = [kind for kind in KINDS for _ in range(int(uniform(0, MOST + 1)))]
         tissue, anatomy, _ = draw(tissue, anatomy, seed=seed, kinds=tuple(kinds))
     if strange:
         tissue = randomised(tissue, anatomy, seed=seed, dr_pos=dr_pos, dr_neg=dr_neg)

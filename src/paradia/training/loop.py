@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,8 +17,8 @@ from paradia.errors import FileError, InputError
 from paradia.nets.store import pack, unpack
 from paradia.nets.unet import UNet3d
 from paradia.nets.windows import ask
-from paradia.simulate.batches import take
-from paradia.training.tasks import Lesson, Task
+from paradia.training.crops import VALIDATION, Pool
+from paradia.training.tasks import Task
 from paradia.training.volumes import read
 
 DEVIATION_SHARE, SLOPE_SHARE = 0.1, 0.5
@@ -28,8 +27,8 @@ DEVIATION_SHARE, SLOPE_SHARE = 0.1, 0.5
 USUALLY, LITTLE = 0.25, 0.05
 """How far a start is off, in units of the answer, where a crop's error counts about once, and where it counts no more for being smaller."""
 
-VALIDATION = 1000
-"""Volumes of seeds below this are never trained on."""
+WARM = 200
+"""Steps over which the learning rate rises."""
 
 
 @dataclass(frozen=True)
@@ -50,82 +49,6 @@ class Plan:
     every: int = 500
     """Steps between validations."""
     seed: int = 0
-
-
-class Pool:
-    """Volumes in memory, renewed by a thread from a folder that may still be growing."""
-
-    def __init__(self, task: Task, folder: Path, plan: Plan, state: dict[str, UNet3d | None], device: str = "cpu") -> None:
-        self._task, self._folder, self._plan, self._state, self._device = task, folder, plan, state, device
-        self._generator = torch.Generator().manual_seed(plan.seed + 1)
-        self._lessons: list[Lesson] = []
-        self._drawn = 0
-        self._wanted = threading.Semaphore(plan.pool)
-        self._lock = threading.Lock()
-        self._over = False
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._fill, daemon=True)
-        self._thread.start()
-
-    def _fill(self) -> None:
-        try:
-            while True:
-                self._wanted.acquire()
-                if self._over:
-                    return
-                files = [f for f in sorted(self._folder.glob("*.safetensors")) if int(f.stem) >= VALIDATION]
-                if not files:
-                    raise InputError(f"there are no training volumes in {self._folder}. Write some first: paradia train volumes.")
-                file = files[int(torch.randint(len(files), (), generator=self._generator))]
-                volume = read(file, self._device)
-                lesson = self._task.lesson(volume, self._state["average"], self._generator)
-                small = Lesson(*(part.half() if part.is_floating_point() else part for part in _scaled(lesson)))
-                with self._lock:
-                    if len(self._lessons) >= self._plan.pool:
-                        self._lessons.pop(0)
-                    self._lessons.append(small)
-        except BaseException as error:  # told to the loop, which is in another thread
-            self._failure = error
-
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return channels, target in units of the answer, and mask of a batch of crops."""
-        while len(self._lessons) < min(4, self._plan.pool):
-            if self._failure is not None:
-                raise self._failure
-            time.sleep(0.05)
-        if self._failure is not None:
-            raise self._failure
-        parts = []
-        for _ in range(self._plan.batch):
-            with self._lock:
-                lesson = self._lessons[int(torch.randint(len(self._lessons), (), generator=generator))]
-            stack = torch.cat([lesson.channels, lesson.target, lesson.mask[None].half()])
-            parts.append(_turn(take(stack, lesson.mask, self._plan.crop, generator), generator))
-            self._drawn += 1
-            if self._drawn % self._plan.crops == 0:
-                self._wanted.release()
-        data = torch.stack(parts).float()
-        inputs = int(self._task.architecture["inputs"])  # type: ignore[call-overload]
-        return data[:, :inputs], data[:, inputs:-1], data[:, -1:]
-
-    def close(self) -> None:
-        """Let the thread end, and wait for it: it must not outlive the libraries it uses."""
-        self._over = True
-        self._wanted.release()
-        self._thread.join()
-
-
-def _scaled(lesson: Lesson) -> Lesson:
-    """Turn the target into what the network should answer."""
-    target = (lesson.target - lesson.start) / lesson.unit * lesson.mask
-    return lesson._replace(target=target.clamp(-50, 50))
-
-
-def _turn(crop: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror and swap the first two axes at random: the dipole is in the channels, not in the axes."""
-    draws = torch.rand(4, generator=generator) < 0.5
-    crop = crop.flip([axis + 1 for axis in range(3) if draws[axis]])
-    return crop.transpose(1, 2) if draws[3] else crop
 
 
 def loss(answer: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,62 +124,86 @@ def train(
         Those weights are of another network, or there are no volumes.
     """
     torch.manual_seed(plan.seed)
-    net = task.network() if start is None else trained(task, start)
+    course = _Course(task, task.network() if start is None else trained(task, start), plan, device)
     folder.mkdir(parents=True, exist_ok=True)
-    net.to(device).train().requires_grad_(True)
-    net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    average = task.network().to(device).eval().requires_grad_(False)
-    average.load_state_dict(net.state_dict())
-    optimiser = torch.optim.AdamW(net.parameters(), lr=plan.rate, weight_decay=1e-4)
-    checkpoint, log = folder / "checkpoint.pt", folder / "log.csv"
-    step = 0
+    checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
-        kept = torch.load(checkpoint, map_location=device, weights_only=True)
-        net.load_state_dict(kept["net"])
-        average.load_state_dict(kept["average"])
-        optimiser.load_state_dict(kept["optimiser"])
-        step = int(kept["step"])
-        tell(f"going on from step {step}")
-    state: dict[str, UNet3d | None] = {"average": average if step or start else None}
-    pool = Pool(task, volumes, plan, state, device)
-    generator = torch.Generator().manual_seed(plan.seed + step)
+        course.resume(checkpoint)
+        tell(f"going on from step {course.step}")
+    pool = Pool(task, volumes, batch=plan.batch, crop=plan.crop, size=plan.pool, crops=plan.crops, seed=plan.seed + 1, device=device)
+    generator = torch.Generator().manual_seed(plan.seed + course.step)
     checks = [read(file, device) for file in sorted(volumes.glob("*.safetensors")) if int(file.stem) < VALIDATION]
     begun, sizes = time.perf_counter(), []
     try:
-        while step < plan.steps:
-            for group in optimiser.param_groups:
-                warm = min(1.0, (step + 1) / 200)
-                group["lr"] = plan.rate * warm * 0.5 * (1 + math.cos(math.pi * step / plan.steps))
-            channels, target, mask = (part.to(device) for part in pool.draw(generator))
-            with torch.autocast(torch.device(device).type, torch.bfloat16):
-                answer = net(channels.contiguous(memory_format=torch.channels_last_3d))
-            total, size = loss(answer.float(), target, mask)
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
-            step += 1
-            share = min(plan.average, step / (step + 20))
-            with torch.no_grad():
-                for kept_weight, weight in zip(average.parameters(), net.parameters(), strict=True):
-                    kept_weight.lerp_(weight, 1 - share)
-            sizes.append(float(size))
-            if step % plan.every == 0 or step == plan.steps:
-                if step >= 2 * plan.every:
-                    state["average"] = average
-                row = {"step": step, "seconds": round(time.perf_counter() - begun, 1), "loss": round(sum(sizes) / len(sizes), 5)}
-                row |= validate(task, average, checks)
+        while course.step < plan.steps:
+            sizes.append(course.advance(*pool.draw(generator)))
+            if course.step % plan.every == 0 or course.step == plan.steps:
+                row = {"step": course.step, "seconds": round(time.perf_counter() - begun, 1), "loss": round(sum(sizes) / len(sizes), 5)}
+                row |= validate(task, course.average, checks)
                 sizes = []
-                _log(log, row)
-                _save(checkpoint, net, average, optimiser, step)
-                _release(folder / "average.safetensors", task, average, plan, step)
+                _log(folder / "log.csv", row)
+                course.save(checkpoint)
+                course.release(folder / "average.safetensors")
                 tell(json.dumps(row))
     except KeyboardInterrupt:  # the same command goes on from here
-        _save(checkpoint, net, average, optimiser, step)
+        course.save(checkpoint)
         raise
     finally:
         pool.close()
     return folder / "average.safetensors"
+
+
+class _Course:
+    """A network on its way: its weights, their average, and how far it has come."""
+
+    def __init__(self, task: Task, net: UNet3d, plan: Plan, device: str) -> None:
+        self.task, self.plan, self.device, self.step = task, plan, device, 0
+        self.net = net.to(device).train().requires_grad_(True)
+        self.net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.average = task.network().to(device).eval().requires_grad_(False)
+        self.average.load_state_dict(net.state_dict())
+        self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=plan.rate, weight_decay=1e-4)
+
+    def resume(self, checkpoint: Path) -> None:
+        """Take up what `save` left."""
+        kept = torch.load(checkpoint, map_location=self.device, weights_only=True)
+        self.net.load_state_dict(kept["net"])
+        self.average.load_state_dict(kept["average"])
+        self.optimiser.load_state_dict(kept["optimiser"])
+        self.step = int(kept["step"])
+
+    def advance(self, channels: Tensor, target: Tensor, mask: Tensor) -> float:
+        """Take one step on a batch and return its mean absolute error."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.plan.rate * min(1.0, (self.step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * self.step / self.plan.steps))
+        channels, target, mask = (part.to(self.device) for part in (channels, target, mask))
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            answer = self.net(channels.contiguous(memory_format=torch.channels_last_3d))
+        total, size = loss(answer.float(), target, mask)
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        share = min(self.plan.average, self.step / (self.step + 20))  # the first weights are soon forgotten
+        with torch.no_grad():
+            for kept, weight in zip(self.average.parameters(), self.net.parameters(), strict=True):
+                kept.lerp_(weight, 1 - share)
+        return float(size)
+
+    def save(self, path: Path) -> None:
+        """Write all that `resume` needs, whole or not at all."""
+        part = path.with_suffix(".part")
+        states = {"net": self.net.state_dict(), "average": self.average.state_dict(), "optimiser": self.optimiser.state_dict()}
+        torch.save({**states, "step": self.step}, part)
+        part.rename(path)
+
+    def release(self, path: Path) -> None:
+        """Write the average weights, whole or not at all."""
+        about = {"task": self.task.name, "step": str(self.step), "plan": json.dumps(asdict(self.plan))}
+        part = path.with_suffix(".part")
+        part.write_bytes(pack(self.average, dict(self.task.architecture), **about))
+        part.rename(path)
 
 
 def validate(task: Task, net: UNet3d, volumes: Sequence) -> dict[str, float]:
@@ -266,7 +213,7 @@ def validate(task: Task, net: UNet3d, volumes: Sequence) -> dict[str, float]:
     """
     before, after, within = [], [], []
     for number, volume in enumerate(volumes):
-        lesson = task.lesson(volume, net if number % 2 else None, torch.Generator().manual_seed(number))
+        lesson = task.lesson(volume, torch.Generator().manual_seed(number))
         n = lesson.target.shape[0]
         answer = ask(net, lesson.channels)
         found = lesson.start + lesson.unit * answer[:n]
@@ -306,15 +253,3 @@ def _log(path: Path, row: dict[str, float | int]) -> None:
         if fresh:
             writer.writeheader()
         writer.writerow(row)
-
-
-def _save(path: Path, net: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    part = path.with_suffix(".part")
-    torch.save({"net": net.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, part)
-    part.rename(path)
-
-
-def _release(path: Path, task: Task, average: UNet3d, plan: Plan, step: int) -> None:
-    part = path.with_suffix(".part")
-    part.write_bytes(pack(average, dict(task.architecture), task=task.name, step=str(step), plan=json.dumps(asdict(plan))))
-    part.rename(path)

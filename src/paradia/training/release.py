@@ -19,7 +19,8 @@ from paradia.nets import store
 from paradia.nets.familiar import learn, statistics, to_json
 from paradia.nets.unet import UNet3d
 from paradia.nets.windows import ask
-from paradia.training.loop import VALIDATION, trained
+from paradia.training.crops import VALIDATION
+from paradia.training.loop import trained
 from paradia.training.tasks import Task
 from paradia.training.volumes import Prepared, read
 
@@ -178,7 +179,7 @@ def _filed(content: bytes, entry: Mapping[str, Any], name: str, folder: Path) ->
 
 
 def judge(task: Task, net: UNet3d, volume: Prepared, number: int, name: str) -> Judged:
-    """Measure a network on one volume, on its first stage and on a later one in turn.
+    """Measure a network on one volume.
 
     Parameters
     ----------
@@ -189,12 +190,12 @@ def judge(task: Task, net: UNet3d, volume: Prepared, number: int, name: str) -> 
     volume
         A volume that it never saw.
     number
-        Draws which start the lesson has; odd ones begin where the network has been asked before.
+        Draws which start the lesson has.
     name
         Of the volume.
     """
     generator = torch.Generator().manual_seed(number)
-    lesson = task.lesson(volume, net if number // 2 % 2 else None, generator)
+    lesson = task.lesson(volume, generator)
     n = lesson.target.shape[0]
     answer = ask(net, lesson.channels)
     error = ((lesson.start + lesson.unit * answer[:n]) - lesson.target)[:, lesson.mask]
@@ -217,7 +218,7 @@ def _familiar(task: Task, files: Sequence[Path], device: str) -> tuple[str, tupl
     rows, edges = [], []
     for number, file in enumerate(files):
         volume = read(file, device)
-        lesson = task.lesson(volume, None, torch.Generator().manual_seed(number))
+        lesson = task.lesson(volume, torch.Generator().manual_seed(number))
         rows.append(statistics(lesson.channels, lesson.mask))
         edges += [*volume.window.grid.voxel_size]
     return to_json(learn(torch.stack(rows))), (min(edges), max(edges))

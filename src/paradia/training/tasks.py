@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from paradia.nets import separated, unrolled
 from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
 from paradia.nets.unet import UNet3d
-from paradia.nets.unrolled import TRUST, Problem, centred, consult, problem, propose
+from paradia.nets.unrolled import Problem, centred, problem
 from paradia.scan import Scan
 from paradia.training.volumes import Prepared
 
@@ -35,9 +35,6 @@ STEEPEST = 40.0
 
 LATE = 0.02
 """Echo time at which that decay is reckoned, s."""
-
-AGAIN = 0.3
-"""Share of lessons in which the network corrects its own proposal after a data step: they cost more and teach less."""
 
 
 class Lesson(NamedTuple):
@@ -62,15 +59,15 @@ class Task:
     name: str
     architecture: Mapping[str, object]
     """Arguments of `UNet3d`; half of the outputs are means, half logarithms of deviations."""
-    lesson: Callable[[Prepared, UNet3d | None, torch.Generator], Lesson]
-    """Given a volume, the network as it is now (None at first), and what draws."""
+    lesson: Callable[[Prepared, torch.Generator], Lesson]
+    """Given a volume and what draws."""
 
     def network(self) -> UNet3d:
         """Build it, untrained."""
         return UNet3d(**self.architecture)  # type: ignore[arg-type]
 
 
-def _inversion(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:
+def _inversion(volume: Prepared, generator: torch.Generator) -> Lesson:
     """χ from the local field: true with noise and leftovers, or as the joint fit found it."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
     if torch.rand((), generator=generator) < 0.5:
@@ -78,8 +75,6 @@ def _inversion(volume: Prepared, net: UNet3d | None, generator: torch.Generator)
     else:
         field, start = maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
     held, chi = problem(field, start, mask, maps["noise"], grid)
-    if net is not None and torch.rand((), generator=generator) < AGAIN:
-        chi = consult(propose(net, chi, held), held, TRUST)
     return _lesson(held, chi, centred(maps["chi_pos"] - maps["chi_neg"], mask))
 
 
@@ -89,7 +84,7 @@ def _lesson(held: Problem, chi: Tensor, truth: Tensor) -> Lesson:
     return Lesson(channels, chi[None], truth[None], unit[None], held.mask)
 
 
-def _background(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:  # noqa: ARG001 - one stage only
+def _background(volume: Prepared, generator: torch.Generator) -> Lesson:  # noqa: ARG001 - nothing is drawn
     """The local field from the total one and the joint fit to it."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
     chi = centred(maps["chi_joint"], mask)
@@ -100,7 +95,7 @@ def _background(volume: Prepared, net: UNet3d | None, generator: torch.Generator
     return Lesson(channels, local[None], maps["local_field"][None], unit[None], mask)
 
 
-def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator) -> Lesson:
+def _separation(volume: Prepared, generator: torch.Generator) -> Lesson:
     """χ+ and χ− with R2′ from spin echoes or with R2* alone, as often: the noise of the rate tells the network which."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
     if torch.rand((), generator=generator) < 0.5:
@@ -118,8 +113,6 @@ def _separation(volume: Prepared, net: UNet3d | None, generator: torch.Generator
         rate, noise = separated.less_typical(maps["r2star"] + wrong * mask, maps["r2star_noise"], volume.b0)
     held = separated.separable(field, chi, rate, noise, maps["noise"], mask, known.dipole, dr, volume.b0)
     pair = separated.guess(held)
-    if net is not None and torch.rand((), generator=generator) < AGAIN:
-        pair = separated.consult(separated.propose(net, pair, held), held, TRUST)
     unit = held.scale * gain(pair / held.scale)
     return Lesson(separated.separation_channels(pair, held), pair, torch.stack([maps["chi_pos"], maps["chi_neg"]]), unit, mask)
 
