@@ -106,6 +106,19 @@ def test_noise_maps_help(case):
     torch.testing.assert_close(thrice, cosmos(case.fields, case.mask, case.grid, DIRECTIONS, case.noise), rtol=1e-3, atol=1e-5)
 
 
+def test_a_voxel_of_no_noise_to_speak_of_does_not_count_for_all_others(case):
+    spoilt = case.noise.clone()
+    spoilt[1, 20, 18, 17] = 1e-9
+    usual = cosmos(case.fields, case.mask, case.grid, DIRECTIONS, case.noise)
+    got = cosmos(case.fields, case.mask, case.grid, DIRECTIONS, spoilt)
+    assert float((got - usual).norm() / usual.norm()) < 0.01
+
+
+def test_noise_that_is_known_nowhere_changes_nothing(case):
+    got = cosmos(case.fields, case.mask, case.grid, DIRECTIONS, torch.zeros_like(case.noise))
+    torch.testing.assert_close(got, cosmos(case.fields, case.mask, case.grid, DIRECTIONS))
+
+
 def test_a_uniform_noise_weighs_whole_orientations(case):
     """A scan that is told to be worthless hardly changes anything."""
     noise = torch.tensor([1.0, 1.0, 1.0, 1e4])[:, None, None, None].expand_as(case.fields).contiguous()

@@ -263,6 +263,17 @@ def test_reach_is_the_distance_of_the_furthest_voxel():
     assert reach(ball, (1.0, 1.2, 1.5)) == pytest.approx(2.5)
 
 
+@pytest.mark.parametrize(("voxel_size", "radius"), [((1.0, 1.2, 4.5), 2.5), ((1.0, 1.0, 1.0), 0.55), ((0.8, 3.0, 0.9), 1.6)])
+def test_a_sphere_that_hardly_reaches_the_next_voxel_is_balanced_without_it(voxel_size, radius):
+    weights = sphere(voxel_size, radius)
+    assert weights.sum() == pytest.approx(1)
+    assert all(weights.isfinite().flatten())
+    for axis, size in enumerate(voxel_size):
+        places = (torch.arange(weights.shape[axis]) - weights.shape[axis] // 2) * size
+        second = (weights.movedim(axis, 0).flatten(1).sum(1) * places.square()).sum()
+        assert float(second) == pytest.approx(radius**2 / 5 if radius > 0.6 * size else 0)
+
+
 def test_sphere_that_does_not_fit_is_refused():
     with pytest.raises(GeometryError, match="does not fit"):
         SMV(GRID, 20.0)
@@ -279,6 +290,24 @@ def test_weights():
     torch.testing.assert_close(Weighting(mask, 7 * noise).weights, weights)
     torch.testing.assert_close(Weighting(mask, noise, limit=1e9).weights[mask].mean(), torch.tensor(1.0))
     torch.testing.assert_close(Weighting(mask).weights, mask.float())
+
+
+@pytest.mark.parametrize("least", [1e-9, 1e-42])
+def test_a_voxel_of_no_noise_to_speak_of_does_not_count_for_all_others(least):
+    mask, noise = _mask(GRID), _noise(GRID)
+    weights = Weighting(mask, noise).weights
+    noise[4, 4, 4] = least
+    spoilt = Weighting(mask, noise).weights
+    assert spoilt[4, 4, 4] == 3
+    others = mask.clone()
+    others[4, 4, 4] = False
+    torch.testing.assert_close(spoilt[others], weights[others], rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.0, torch.inf, torch.nan])
+def test_where_no_noise_is_known_all_voxels_count_alike(value):
+    mask = _mask(GRID)
+    torch.testing.assert_close(Weighting(mask, torch.full(GRID.shape, value)).weights, mask.float())
 
 
 def test_half_spectrum_of_the_dipole_is_the_whole_operator():

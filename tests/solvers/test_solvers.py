@@ -33,6 +33,14 @@ def test_cg_starts_at_the_answer(system):
     assert cg(square.matmul, target, x0=answer, tol=1e-8).iterations == 0
 
 
+def test_cg_leaves_its_start_where_the_right_side_is_nothing(system):
+    matrix, _ = system
+    normal = matrix.T @ matrix
+    solution = cg(lambda x: normal @ x, torch.zeros_like(normal[0]), x0=torch.ones_like(normal[0]), tol=1e-10)
+    assert solution.converged
+    assert float(solution.x.norm()) < 1e-6
+
+
 def test_preconditioning_saves_iterations(generator):
     scale = torch.logspace(0, 4, 200, dtype=torch.float64)
     right = torch.randn(200, generator=generator, dtype=torch.float64)

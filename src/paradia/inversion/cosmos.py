@@ -13,6 +13,7 @@ from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.inversion._variation import MARGIN
 from paradia.operators.dipole import dipole_kernel
+from paradia.operators.weighting import certainty
 from paradia.solvers.lsmr import lsmr
 from paradia.types import Callback, Image, Mask
 
@@ -58,7 +59,7 @@ def cosmos(
     directions
         Direction of B0 in array axes for each orientation.
     noise
-        Standard deviation of each field, any one unit.
+        Standard deviation of each field, any one unit; voxels where it is zero or not finite are unknown and do not count.
     weight
         :math:`\epsilon` as a share of the number of orientations: what frequencies that all orientations show badly are held by. At
         0.005 orientations 15° apart still work; 0 leaves their noise as it is.
@@ -161,9 +162,8 @@ def _weights(window: Window, noise: Tensor | None, like: Tensor) -> tuple[Tensor
     if bool(((high - low) <= 1e-3 * high).all() & (low > 0).all()):
         level = (1 / high).to(like)
         return (level / level.mean())[:, None, None, None] * window.mask, True
-    known = window.mask & (taken > 0) & taken.isfinite()
-    weights = torch.where(known, 1 / taken, 0.0)
-    weights = weights / weights[:, window.mask].mean().clamp_min(
-        torch.finfo(taken.dtype).tiny
-    )  # one mean for all: orientations keep their worth
+    weights = torch.stack([certainty(one, window.mask) for one in taken])
+    if not bool(weights.any()):
+        return window.mask.to(like)[None], True
+    weights = weights / weights[:, window.mask].mean()  # one mean for all: orientations keep their worth
     return weights.clamp_max_(LIMIT).to(like), False

@@ -94,7 +94,7 @@ def sphere(voxel_size: tuple[float, float, float], radius: float, parts: int = 5
 def _balance(share: Tensor, places: list[Tensor], radius: float) -> Tensor:
     """Give the weights the sum and the second moments of a true sphere, so that harmonic cubics keep their mean."""
     squares = torch.meshgrid(*[p.square() for p in places], indexing="ij")
-    free = [torch.ones_like(share), *(s for s, p in zip(squares, places, strict=True) if len(p) > 1)]
+    free = [torch.ones_like(share), *(s for s in squares if bool((share * s).any()))]  # an axis of one voxel has no moment to balance
     basis = torch.stack([f.flatten() for f in free])
     target = basis.new_tensor([1.0] + [radius**2 / 5] * (len(free) - 1))
     factors = torch.linalg.solve((basis * share.flatten()) @ basis.T, target)

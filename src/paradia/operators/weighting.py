@@ -9,6 +9,10 @@ from paradia.operators._base import SymmetricOperator
 from paradia.types import Image, Mask, Volume
 
 
+RARE = 10.0
+"""A voxel that claims to be this many times surer than the median voxel is no surer than that: no scan is so uneven."""
+
+
 class Weighting(SymmetricOperator):
     """Multiply by one over the noise, scaled to a mean of one in the mask, and by zero outside it.
 
@@ -21,7 +25,8 @@ class Weighting(SymmetricOperator):
     mask
         Voxels that count.
     noise
-        Standard deviation, any unit; voxels where it is zero are unknown and do not count. Without it all count alike.
+        Standard deviation, any unit; voxels where it is zero or not finite are unknown and do not count. Without it, or where it is
+        known nowhere, all count alike.
     limit
         Largest weight, so that a voxel of next to no noise does not count for all others.
     """
@@ -30,14 +35,19 @@ class Weighting(SymmetricOperator):
 
     def __init__(self, mask: Mask, noise: Volume | None = None, limit: float = 3.0) -> None:
         super().__init__()
-        if noise is None:
-            weights = mask.to(torch.float32)
-        else:
-            known = mask & (noise > 0) & noise.isfinite()
-            weights = torch.where(known, 1 / noise, 0.0)
-            weights = (weights / weights[mask].mean().clamp_min(torch.finfo(noise.dtype).tiny)).clamp_max(limit)
+        weights = mask.to(torch.float32)
+        if noise is not None:
+            sure = certainty(noise, mask)
+            weights = (sure / sure[mask].mean()).clamp_max(limit) if bool(sure.any()) else mask.to(noise)
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, x: Image) -> Image:
         """Weigh."""
         return self.weights * x
+
+
+def certainty(noise: Volume, mask: Mask) -> Volume:
+    """Return one over the noise, zero where it is unknown and outside the mask."""
+    known = mask & (noise > 0) & noise.isfinite()
+    sure = torch.where(known, 1 / noise, 0.0)
+    return sure.clamp_max(RARE * sure[known].median()) if bool(known.any()) else sure

@@ -51,10 +51,12 @@ def cg(
     ----------
     Hestenes MR, Stiefel E. J Res Natl Bur Stand 1952;49:409-436. doi:10.6028/jres.049.044.
     """
+    size = float(right.detach().norm())
+    if not size:
+        return Solution(torch.zeros_like(right), 0, 0.0, True)
     x = torch.zeros_like(right) if x0 is None else x0
     residual = right if x0 is None else right - operator(x0)
-    size = float(right.detach().norm())
-    relative = float(residual.detach().norm()) / size if size else 0.0
+    relative = float(residual.detach().norm()) / size
     direction = precondition(residual) if precondition else residual
     slope = _dot(residual, direction)
     iteration = 0
