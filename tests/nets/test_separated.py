@@ -113,6 +113,16 @@ def test_the_first_guess_is_the_closed_form_where_both_sources_are_there():
     assert not first[:, ~known.mask].any()
 
 
+def test_a_negative_rate_is_none_to_the_first_guess_but_is_shown_to_the_network():
+    known = held()
+    below = known._replace(rate=torch.full_like(known.rate, -7.0) * known.mask)
+    first = guess(below)
+    torch.testing.assert_close(first, guess(below._replace(rate=0 * known.rate)))
+    mean = sum(DR) / 2
+    shown = separation_channels(first, below)[4]
+    torch.testing.assert_close(shown, torch.asinh(-7.0 / mean / known.scale) * known.mask)
+
+
 @pytest.mark.parametrize("factor", [0.5, 4.0])
 def test_nothing_depends_on_scale(factor):
     """All of field, χ, rate and noises taken times a factor: what the network sees stays, what it answers scales."""
@@ -227,5 +237,5 @@ def test_how_strange_a_volume_looks_is_told_of_the_first_guess():
 @pytest.mark.parametrize(("b0", "typical"), [(3.0, 13.0), (7.0, 13.0 * (7 / 3) ** 0.5)])
 def test_the_typical_r2_goes_off_and_its_spread_into_the_noise(b0, typical):
     rate, noise = less_typical(torch.tensor([[[5.0, typical, 40.0]]]), torch.tensor([[[1.0, 0.0, 2.0]]]), b0)
-    torch.testing.assert_close(rate, torch.tensor([[[0.0, 0.0, 40.0 - typical]]]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rate, torch.tensor([[[5.0 - typical, 0.0, 40.0 - typical]]]), atol=1e-5, rtol=0)
     torch.testing.assert_close(noise, torch.tensor([[[1.0, 0.0, 2.0]]]).hypot(torch.tensor(0.25 * typical)))

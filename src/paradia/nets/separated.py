@@ -43,7 +43,7 @@ class Separable(NamedTuple):
     zero: Tensor
     """Mean that χ came with, ppm: no field tells it, so what the reference step chose is what both maps together keep."""
     rate: Tensor
-    """R2′, or R2* less the typical R2, 1/s."""
+    """R2′, or R2* less the typical R2, 1/s; the latter is negative where R2 is less than that."""
     rate_noise: Tensor
     """Its standard deviation, 1/s."""
     noise: Tensor
@@ -88,13 +88,13 @@ def separable(
 
 
 def less_typical(r2star: Tensor, noise: Tensor, b0: float) -> tuple[Tensor, Tensor]:
-    """Return R2* less the typical R2, not below zero, and its standard deviation, both 1/s."""
+    """Return R2* less the typical R2 and its standard deviation, both 1/s: negative in fluid and plaques, which tells the network so."""
     typical = TYPICAL_R2 * math.sqrt(b0 / 3)
-    return (r2star - typical).clamp_min(0), torch.hypot(noise, torch.as_tensor(R2_SPREAD * typical).to(noise))
+    return r2star - typical, torch.hypot(noise, torch.as_tensor(R2_SPREAD * typical).to(noise))
 
 
 def guess(held: Separable) -> Float[Tensor, "2 x y z"]:
-    """Solve both equations voxel by voxel and cut what is negative.
+    """Solve both equations voxel by voxel and cut what is negative; a rate below zero is none.
 
     Returns
     -------
@@ -102,8 +102,9 @@ def guess(held: Separable) -> Float[Tensor, "2 x y z"]:
         χ+ and χ−, ppm.
     """
     chi = held.chi + LIFT * held.scale
-    pos = ((held.rate + held.dr_neg * chi) / (held.dr_pos + held.dr_neg)).clamp_min(0)
-    neg = ((held.rate - held.dr_pos * chi) / (held.dr_pos + held.dr_neg)).clamp_min(0)
+    rate = held.rate.clamp_min(0)
+    pos = ((rate + held.dr_neg * chi) / (held.dr_pos + held.dr_neg)).clamp_min(0)
+    neg = ((rate - held.dr_pos * chi) / (held.dr_pos + held.dr_neg)).clamp_min(0)
     return torch.stack([pos, neg]) * held.mask
 
 

@@ -79,7 +79,7 @@ def learned(
     asked
         Knobs.
     rate
-        What the sources add to the relaxation rate, 1/s, not negative.
+        What the sources add to the relaxation rate, 1/s; negative where R2 is below the typical one that was taken off.
     rate_noise
         Its standard deviation, 1/s.
     dr
@@ -110,7 +110,7 @@ def learned(
 
     found = ask(held)
     tell(found.novelty, name)
-    closed = torch.stack(split(held.chi + held.zero, held.rate, *dr, 1.0)) * held.mask
+    closed = torch.stack(split(held.chi + held.zero, held.rate.clamp_min(0), *dr, 1.0)) * held.mask
     apart = (found.value - closed).square().mean(0).sqrt()
     pos, neg = found.value
     of_field, of_rate = unexplained(pos - neg, held.field, held.mask, held.dipole), unmet(found.value, held)[1]

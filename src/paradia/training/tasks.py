@@ -110,7 +110,7 @@ def _separation(volume: Prepared, generator: torch.Generator) -> Lesson:
         rate, noise = (maps["r2prime"] + wrong * mask).clamp_min(0), maps["r2prime_noise"]
     else:
         wrong = wrong_rate(volume, None, generator)
-        rate, noise = separated.less_typical(maps["r2star"] + wrong * mask, maps["r2star_noise"], volume.b0)
+        rate, noise = separated.less_typical((maps["r2star"] + wrong * mask).clamp_min(0), maps["r2star_noise"], volume.b0)
     held = separated.separable(field, chi, rate, noise, maps["noise"], mask, known.dipole, dr, volume.b0)
     pair = separated.guess(held)
     unit = held.scale * gain(pair / held.scale)
