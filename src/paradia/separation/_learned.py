@@ -93,7 +93,7 @@ def learned(
     window = Window.around(mask, given.grid, MARGIN)
     net = network("sepnet", str(field.device))
     check_voxels(given.grid, net)
-    if not (field.any() or rate.any()):
+    if not (field.any() or (rate > 0).any()):
         empty = torch.zeros_like(like)
         band = empty if asked.band else None
         nothing = (empty, empty, empty, empty, empty, empty, empty, empty, empty)
