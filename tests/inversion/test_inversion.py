@@ -1,5 +1,6 @@
 """What every inversion keeps."""
 
+import inspect
 import sys
 import warnings
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from paradia.errors import ConvergenceWarning, GeometryError, MaskError
+from paradia.errors import ConvergenceWarning, GeometryError, InputError, MaskError, NonFiniteError
 from paradia.grid import Grid
 from paradia.inversion._splitting import Frame
 from paradia.operators.dipole import Dipole
@@ -31,6 +32,16 @@ BOUNDS = {  # |slope - 1|, correlation, |bias| in ppm: a little looser than what
     "hdqsm": (0.1, 0.985, 0.01),
     "whqsm": (0.06, 0.99, 0.01),
     "medi": (0.06, 0.99, 0.01),
+}
+
+
+WRONG = {  # beside 0, −1 and NaN, or instead of them
+    "threshold": (0.0, -0.1, 2 / 3, torch.nan),
+    "cone": (-0.1, 0.7, torch.nan),
+    "edges": (-0.1, 1.0, torch.nan),
+    "csf": (-1.0, torch.nan),
+    "reach": (torch.nan, torch.inf),
+    ("ilsqr", "weight"): (-1.0, torch.nan),
 }
 
 
@@ -125,6 +136,45 @@ def test_turns_with_the_axes(invert, case, axes):
 def test_what_lies_outside_the_mask_does_not_matter(invert, case):
     spoilt = torch.where(case.mask, case.field, 5.0)
     torch.testing.assert_close(invert(spoilt, case.mask, case.grid), invert(case.field, case.mask, case.grid))
+
+
+def test_no_number_outside_the_mask_does_not_matter(invert, case):
+    asked = inspect.signature(invert).parameters
+    maps = {"noise": case.noise, "magnitude": torch.stack([1 - 100 * case.noise] * 2), "r2star": 1e4 * case.noise}
+    rest = {name: image for name, image in maps.items() if name in asked}
+    broken = {name: torch.where(case.mask, image, torch.nan) for name, image in rest.items()}
+    told = invert(torch.where(case.mask, case.field, torch.nan), case.mask, case.grid, **broken)
+    assert bool(told.isfinite().all())
+    if "magnitude" not in rest:  # what the magnitude is next to the mask may count
+        torch.testing.assert_close(told, invert(case.field, case.mask, case.grid, **rest))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_no_number_inside_the_mask_is_refused(invert, case, value):
+    broken = case.field.clone()
+    broken[24, 22, 20] = value
+    with pytest.raises(NonFiniteError, match="local_field is NaN or Inf in 1 voxels inside the mask"):
+        invert(broken, case.mask, case.grid)
+
+
+def test_noise_that_is_known_nowhere_is_no_noise_map(invert, case):
+    if "noise" in inspect.signature(invert).parameters:
+        told = invert(case.field, case.mask, case.grid, torch.zeros_like(case.field))
+        torch.testing.assert_close(told, invert(case.field, case.mask, case.grid))
+
+
+def knobs_out_of_range():
+    """Every knob that is a number with a point, at values that make no sense."""
+    for name in METHODS:
+        for knob, value in load("inversion", name).knobs.items():
+            if isinstance(value, float) and knob != "tol":
+                yield from ((name, knob, wrong) for wrong in WRONG.get((name, knob), WRONG.get(knob, (0.0, -1.0, torch.nan))))
+
+
+@pytest.mark.parametrize(("name", "knob", "wrong"), list(knobs_out_of_range()))
+def test_knobs_out_of_range_are_refused(name, knob, wrong, case):
+    with pytest.raises(InputError, match=knob):
+        load("inversion", name).function(case.field, case.mask, case.grid, **{knob: wrong})
 
 
 def test_zero_gives_zero(invert, case):

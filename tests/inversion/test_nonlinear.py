@@ -340,5 +340,6 @@ def test_limits_and_progress_are_told(name):
 
 def test_a_magnitude_that_does_not_fit_is_named():
     _, field, mask = blocks()
-    with pytest.raises(Exception, match="magnitude"):  # by the method, or before it where types are checked
-        run("medi", field, mask, GRID, None, torch.ones(2, 24, 21, 15))
+    for name in ("medi", "l1bayes"):
+        with pytest.raises(Exception, match="magnitude"):  # by the method, or before it where types are checked
+            run(name, field, mask, GRID, None, torch.ones(2, 24, 21, 15))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from paradia.fft import Window, each, irfftn, rfftn
 from paradia.grid import Grid
+from paradia.inversion._inputs import framed
 from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
@@ -20,6 +21,7 @@ from paradia.scan import Scan
 from paradia.solvers._solution import Solution
 from paradia.solvers.admm import admm
 from paradia.sources.cone import level
+from paradia.sources.inside import within
 from paradia.types import Callback, Image, Mask, Volume
 
 SLOPE = 0.8
@@ -83,7 +85,7 @@ class Frame:
         cls, local_field: Image, mask: Mask, grid: Grid, noise: Volume | None, scan: Scan | None = None, **images: Tensor | None
     ) -> Frame:
         """Frame a mask; ``images`` must fit the grid as well."""
-        window = Window.around(mask, grid, MARGIN, local_field=local_field, noise=noise, **images)
+        window = framed(local_field, mask, grid, MARGIN, noise=noise, **images)
         weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights
         kernels = (operator(window.grid).to(local_field).kernel for operator in (Dipole, Laplacian))
         median = 0.0 if noise is None else float(noise[mask].median())
@@ -111,7 +113,7 @@ class Frame:
         def image(field: Tensor) -> Tensor:
             return irfftn(one(field), field.shape).mul_(self.window.mask)
 
-        return self.window.put(each(image, self.window.take(local_field).mul_(self.window.mask)))
+        return self.window.put(each(image, within(self.window.take(local_field), self.window.mask)))
 
     def zero(self, field: Tensor) -> Tensor:
         """Return the spectrum of nothing."""

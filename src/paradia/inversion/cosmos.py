@@ -11,10 +11,12 @@ from torch import Tensor
 from paradia.errors import GeometryError, InputError
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
+from paradia.inversion._inputs import framed
 from paradia.inversion._variation import MARGIN
 from paradia.operators.dipole import dipole_kernel
 from paradia.operators.weighting import certainty
 from paradia.solvers.lsmr import lsmr
+from paradia.sources.inside import within
 from paradia.types import Callback, Image, Mask
 
 CITE = "10.1002/mrm.21828"
@@ -83,6 +85,8 @@ def cosmos(
         Shapes that do not fit the grid or the number of directions.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -94,9 +98,9 @@ def cosmos(
     Liu T, Spincemaille P, de Rochefort L, Kressler B, Wang Y. Magn Reson Med 2009;61:196-204. doi:10.1002/mrm.21828.
     """
     _check(local_field, directions, noise)
-    window = Window.around(mask, grid, MARGIN, local_field=local_field, noise=noise)
+    window = framed(local_field, mask, grid, MARGIN, noise=noise)
     kernels = torch.stack([dipole_kernel(turned).to(local_field) for turned in _turned(window.grid, directions)])
-    fields = window.take(local_field * mask)
+    fields = window.take(within(local_field, mask))
     weights, uniform = _weights(window, noise, local_field)
     worth = weights[:, window.mask].square().mean(1)[:, None, None, None]
     total = (worth * kernels.square()).sum(0)

@@ -9,6 +9,7 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.grid import Grid
 from paradia.inversion._generalised import GeneralisedVariation
+from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, phase_quadratic, smooth, split
 from paradia.scan import Scan
 from paradia.types import Callback, Image, Mask, Volume
@@ -76,11 +77,13 @@ def fansi(
     Raises
     ------
     InputError
-        There is no such regulariser.
+        There is no such regulariser, or a knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     References
     ----------
@@ -88,6 +91,7 @@ def fansi(
     """
     if regulariser not in ("tv", "tgv"):
         raise InputError(f"the regulariser must be tv or tgv, got {regulariser!r}.")
+    check_positive(weight=weight, bend=bend)
     frame = Frame.around(local_field, mask, grid, noise, scan)
     ratio = bend * grid.voxel_volume ** (1 / 3)
 

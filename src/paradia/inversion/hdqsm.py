@@ -6,6 +6,7 @@ from torch import Tensor
 
 from paradia.fft import irfftn
 from paradia.grid import Grid
+from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, absolute, quadratic, smooth, split
 from paradia.types import Callback, Image, Mask, Volume
 
@@ -68,15 +69,20 @@ def hdqsm(
 
     Raises
     ------
+    InputError
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     References
     ----------
     Lambert M, Tejos C, Langkammer C, Milovic C. Magn Reson Med 2022;88:962-972. doi:10.1002/mrm.29218.
     """
+    check_positive(first_weight=first_weight, weight=weight)
     frame = Frame.around(local_field, mask, grid, noise)
 
     def invert(field: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from paradia.errors import InputError
 from paradia.fft import Window, each, half_counts, irfftn, rfftn
 from paradia.grid import Grid
+from paradia.inversion._inputs import STRONGEST, framed
 from paradia.inversion._level import wiener
 from paradia.inversion._variation import MARGIN
 from paradia.operators.dipole import Dipole
@@ -17,6 +19,7 @@ from paradia.operators.laplacian import Laplacian
 from paradia.operators.smv import SMV
 from paradia.operators.weighting import Weighting
 from paradia.solvers.lsmr import lsmr
+from paradia.sources.inside import within
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1016/j.neuroimage.2014.12.043"
@@ -82,10 +85,14 @@ def ilsqr(
 
     Raises
     ------
+    InputError
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -96,7 +103,9 @@ def ilsqr(
     ----------
     Li W, Wang N, Yu F, et al. NeuroImage 2015;108:111-122. doi:10.1016/j.neuroimage.2014.12.043.
     """
-    window = Window.around(mask, grid, MARGIN, local_field=local_field, noise=noise)
+    if not (0 <= weight < math.inf and 0 <= cone <= STRONGEST):
+        raise InputError(f"weight must not be negative and cone lie between 0 and 2/3, got {weight} and {cone}.")
+    window = framed(local_field, mask, grid, MARGIN, noise=noise)
     known = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights
     dipole = Dipole(window.grid).to(local_field)
     laplacian = Laplacian(window.grid).to(local_field)
@@ -128,7 +137,7 @@ def ilsqr(
         guide = irfftn(rfftn(field) * low_pass, field.shape)
         return (chi - _streaks(chi, guide, dipole.kernel.abs() < cone, window, max_iter, tol, told)).mul_(window.mask)
 
-    return window.put(each(invert, window.take(local_field * mask)))
+    return window.put(each(invert, window.take(within(local_field, mask))))
 
 
 def _streaks(chi: Tensor, guide: Tensor, cone: Tensor, window: Window, max_iter: int, tol: float, callback: Callback) -> Tensor:

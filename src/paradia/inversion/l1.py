@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from paradia.grid import Grid
+from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, phase_absolute, smooth, split
 from paradia.scan import Scan
 from paradia.types import Callback, Image, Mask, Volume
@@ -65,10 +66,14 @@ def l1(
 
     Raises
     ------
+    InputError
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -78,6 +83,7 @@ def l1(
     ----------
     Milovic C, Lambert M, Langkammer C, Bredies K, Irarrazaval P, Tejos C. Magn Reson Med 2022;87:457-473. doi:10.1002/mrm.28957.
     """
+    check_positive(weight=weight)
     frame = Frame.around(local_field, mask, grid, noise, scan)
 
     def invert(field: Tensor) -> Tensor:

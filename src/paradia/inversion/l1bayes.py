@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, InputError
+from paradia.errors import InputError
 from paradia.fft import Window, each, irfftn, rfftn
 from paradia.grid import Grid
+from paradia.inversion._inputs import check_positive, check_reach, checked_echoes, framed
 from paradia.inversion._region import region
 from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
@@ -16,6 +17,7 @@ from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
 from paradia.solvers.admm import admm
 from paradia.sources.cone import level
+from paradia.sources.inside import within
 from paradia.types import Callback, Echoes, Image, Mask, Volume
 
 CITE = "10.3389/fnins.2025.1522227"
@@ -93,11 +95,13 @@ def l1bayes(
     Raises
     ------
     InputError
-        Fewer than one round.
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -111,9 +115,10 @@ def l1bayes(
     """
     if rounds < 1:
         raise InputError(f"there must be at least one round, got {rounds}.")
-    if magnitude is not None and tuple(magnitude.shape[1:]) != grid.shape:
-        raise GeometryError(f"magnitude has shape {tuple(magnitude.shape)}, but the grid {grid.shape}. Bring both to one space.")
-    window = Window.around(mask, grid, max(MARGIN, 3 * reach), local_field=local_field, noise=noise)
+    check_positive(weight=weight)
+    check_reach(reach)
+    window = framed(local_field, mask, grid, max(MARGIN, 3 * reach), noise=noise)
+    magnitude = checked_echoes(magnitude, mask, grid)
     weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights.square_()
     first = None if magnitude is None else _from_magnitude(window.take(magnitude.square().mean(0).sqrt()).to(local_field), window)
 
@@ -137,7 +142,7 @@ def l1bayes(
         solution = solution._replace(iterations=done, converged=solution.residual <= tol)
         return irfftn(solution.warn("l1bayes").x, field.shape).mul_(window.mask)
 
-    return window.put(each(invert, window.take(local_field * mask)))
+    return window.put(each(invert, window.take(within(local_field, mask))))
 
 
 class _Splitting:

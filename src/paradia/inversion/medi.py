@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from paradia.errors import InputError
 from paradia.grid import Grid
 from paradia.inversion._csf import ventricles
+from paradia.inversion._inputs import check_positive, checked_echoes
 from paradia.inversion._splitting import Data, Frame, phase_quadratic, smooth, split
 from paradia.inversion._variation import add_slope
 from paradia.scan import Scan
@@ -95,10 +98,14 @@ def medi(
 
     Raises
     ------
+    InputError
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -109,7 +116,11 @@ def medi(
     Liu T, Wisnieff C, Lou M, Chen W, Spincemaille P, Wang Y. Magn Reson Med 2013;69:467-476. doi:10.1002/mrm.24272.
     Liu Z, Spincemaille P, Yao Y, Zhang Y, Wang Y. Magn Reson Med 2018;79:2795-2803. doi:10.1002/mrm.26946.
     """
-    frame = Frame.around(local_field, mask, grid, noise, scan, magnitude=magnitude, r2star=r2star)
+    check_positive(weight=weight)
+    if not (0 <= edges < 1 and 0 <= csf < math.inf):
+        raise InputError(f"edges must lie in [0, 1) and csf not be negative, got {edges} and {csf}.")
+    frame = Frame.around(local_field, mask, grid, noise, scan, r2star=r2star)
+    magnitude = checked_echoes(magnitude, mask, grid)
     window = frame.window
     price = None if magnitude is None else _spared(window.take(magnitude.square().sum(0).sqrt()), window.mask, window.grid, edges)
     fluid = None if r2star is None or csf == 0 else window.take(ventricles(r2star, mask, grid))

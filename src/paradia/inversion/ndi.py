@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from paradia.errors import InputError
-from paradia.fft import Window, each, irfftn, rfftn
+from paradia.fft import each, irfftn, rfftn
 from paradia.grid import Grid
+from paradia.inversion._inputs import check_reach, framed
 from paradia.inversion._level import wiener
 from paradia.inversion._region import region
 from paradia.inversion._variation import MARGIN
@@ -17,6 +18,7 @@ from paradia.operators.dipole import Dipole
 from paradia.operators.weighting import Weighting
 from paradia.solvers._solution import Solution
 from paradia.solvers.admm import relative_change
+from paradia.sources.inside import within
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/nbm.4271"
@@ -79,11 +81,13 @@ def ndi(
     Raises
     ------
     InputError
-        A weight or a phase that is not positive.
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -96,7 +100,8 @@ def ndi(
     """
     if not (weight > 0 and rad_per_ppm > 0):
         raise InputError(f"weight and rad_per_ppm must be positive, got {weight} and {rad_per_ppm}. For next to no damping give 0.01.")
-    window = Window.around(mask, grid, max(MARGIN, 3 * reach), local_field=local_field, noise=noise)
+    check_reach(reach)
+    window = framed(local_field, mask, grid, max(MARGIN, 3 * reach), noise=noise)
     weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights.square_()
     dipole = Dipole(window.grid).to(local_field).kernel
     inside = region(window.mask, window.grid, reach)
@@ -115,7 +120,7 @@ def ndi(
         solution = _descend(gradient, torch.zeros_like(field), 1 / (steepest + damping), max_iter, tol, callback)
         return solution.warn("ndi").x * window.mask
 
-    return window.put(each(invert, window.take(local_field * mask)))
+    return window.put(each(invert, window.take(within(local_field, mask))))
 
 
 def _descend(gradient, chi: Tensor, step: Tensor, max_iter: int, tol: float, callback: Callback | None) -> Solution:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from paradia.grid import Grid
+from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, quadratic, smooth, split
 from paradia.inversion._variation import Variation, add_slope
 from paradia.types import Callback, Image, Mask, Volume
@@ -71,16 +72,21 @@ def nltv(
 
     Raises
     ------
+    InputError
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     References
     ----------
     Bilgic B, Fan AP, Polimeni JR, et al. Magn Reson Med 2014;72:1444-1459. doi:10.1002/mrm.25029.
     Candès EJ, Wakin MB, Boyd SP. J Fourier Anal Appl 2008;14:877-905. doi:10.1007/s00041-008-9045-x.
     """
+    check_positive(weight=weight, edge=edge)
     frame = Frame.around(local_field, mask, grid, noise)
 
     def invert(field: Tensor) -> Tensor:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.fft import Window, each, half_counts, irfftn, rfftn
+from paradia.fft import each, half_counts, irfftn, rfftn
 from paradia.grid import Grid
+from paradia.inversion._inputs import check_positive, check_threshold, framed
 from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
 from paradia.solvers.admm import admm
 from paradia.solvers.lsmr import lsmr
+from paradia.sources.inside import within
 from paradia.types import Callback, Image, Mask
 
 CITE = "10.1016/j.neuroimage.2017.11.018"
@@ -65,16 +67,22 @@ def rts(
 
     Raises
     ------
+    InputError
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     References
     ----------
     Kames C, Wiggermann V, Rauscher A. NeuroImage 2018;167:276-283. doi:10.1016/j.neuroimage.2017.11.018.
     """
-    window = Window.around(mask, grid, MARGIN, local_field=local_field)
+    check_threshold(threshold)
+    check_positive(trust=trust, rho=rho)
+    window = framed(local_field, mask, grid, MARGIN)
     dipole = Dipole(window.grid).to(local_field).kernel
     stencil = -Laplacian(window.grid).to(local_field).kernel
     firm = trust * (dipole.abs() > threshold)
@@ -96,4 +104,4 @@ def rts(
         solution = admm(lambda pull: pull.add_(known).mul_(inverse), (smoothness,), first, max_iter=max_iter, tol=tol, callback=callback)
         return irfftn(solution.warn("rts").x, field.shape).mul_(window.mask)
 
-    return window.put(each(invert, window.take(local_field * mask)))
+    return window.put(each(invert, window.take(within(local_field, mask))))

@@ -7,10 +7,12 @@ from typing import Literal
 import torch
 
 from paradia.errors import InputError
-from paradia.fft import Window, half_mean, irfftn, rfftn
+from paradia.fft import half_mean, irfftn, rfftn
 from paradia.grid import Grid
+from paradia.inversion._inputs import framed
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
+from paradia.sources.inside import within
 from paradia.types import Image, Mask
 
 CITE = "10.1002/jmri.24365"
@@ -62,6 +64,8 @@ def tikhonov(
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -76,14 +80,14 @@ def tikhonov(
         raise InputError(f"the penalty must be identity, gradient or laplacian, got {penalty!r}.")
     if not weight > 0:
         raise InputError(f"the weight must be positive, got {weight}. Give 0.001 for next to no damping, or take tkd.")
-    window = Window.around(mask, grid, MARGIN, local_field=local_field)
+    window = framed(local_field, mask, grid, MARGIN)
     dipole = Dipole(window.grid).to(local_field).kernel
     denominator = dipole.square().add_(_spectrum(window.grid, penalty, dipole), alpha=weight)
     denominator[0, 0, 0] = torch.inf  # the field does not know the mean of χ
     inverse = dipole / denominator
     if penalty == "identity":
         inverse /= half_mean(dipole * inverse, window.grid.shape[-1])
-    chi = irfftn(rfftn(window.take(local_field * mask)).mul_(inverse), window.grid.shape)
+    chi = irfftn(rfftn(window.take(within(local_field, mask))).mul_(inverse), window.grid.shape)
     return window.put(chi.mul_(window.mask))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from paradia.fft import Window, half_mean, irfftn, rfftn
+from paradia.fft import half_mean, irfftn, rfftn
 from paradia.grid import Grid
+from paradia.inversion._inputs import check_threshold, framed
 from paradia.operators.dipole import Dipole
+from paradia.sources.inside import within
 from paradia.types import Image, Mask
 
 CITE = "10.1002/mrm.22135"
@@ -36,10 +38,14 @@ def tkd(local_field: Image, mask: Mask, grid: Grid, *, threshold: float = 0.15) 
 
     Raises
     ------
+    InputError
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -51,11 +57,12 @@ def tkd(local_field: Image, mask: Mask, grid: Grid, *, threshold: float = 0.15) 
     Shmueli K, de Zwart JA, van Gelderen P, Li TQ, Dodd SJ, Duyn JH. Magn Reson Med 2009;62:1510-1522. doi:10.1002/mrm.22135.
     Schweser F, Deistung A, Sommer K, Reichenbach JR. Magn Reson Med 2013;69:1582-1594. doi:10.1002/mrm.24405.
     """
-    window = Window.around(mask, grid, MARGIN, local_field=local_field)
+    check_threshold(threshold)
+    window = framed(local_field, mask, grid, MARGIN)
     dipole = Dipole(window.grid).to(local_field).kernel
     held = dipole.abs().clamp_min_(threshold).copysign_(dipole)
     inverse = held.reciprocal_()
     inverse[0, 0, 0] = 0.0
     inverse /= half_mean(dipole * inverse, window.grid.shape[-1])
-    chi = irfftn(rfftn(window.take(local_field * mask)).mul_(inverse), window.grid.shape)
+    chi = irfftn(rfftn(window.take(within(local_field, mask))).mul_(inverse), window.grid.shape)
     return window.put(chi.mul_(window.mask))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from paradia.fft import Window, half_mean, irfftn, rfftn
+from paradia.fft import half_mean, irfftn, rfftn
 from paradia.grid import Grid
+from paradia.inversion._inputs import check_threshold, framed
 from paradia.operators.dipole import Dipole
+from paradia.sources.inside import within
 from paradia.types import Image, Mask
 
 CITE = "10.1002/mrm.22334"
@@ -37,10 +39,14 @@ def tsvd(local_field: Image, mask: Mask, grid: Grid, *, threshold: float = 0.1) 
 
     Raises
     ------
+    InputError
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -50,10 +56,11 @@ def tsvd(local_field: Image, mask: Mask, grid: Grid, *, threshold: float = 0.1) 
     ----------
     Wharton S, Schäfer A, Bowtell R. Magn Reson Med 2010;63:1292-1304. doi:10.1002/mrm.22334.
     """
-    window = Window.around(mask, grid, MARGIN, local_field=local_field)
+    check_threshold(threshold)
+    window = framed(local_field, mask, grid, MARGIN)
     dipole = Dipole(window.grid).to(local_field).kernel
     kept = dipole.abs() > threshold
     inverse = dipole.reciprocal().masked_fill_(~kept, 0.0)
     inverse /= half_mean(kept.to(dipole), window.grid.shape[-1])
-    chi = irfftn(rfftn(window.take(local_field * mask)).mul_(inverse), window.grid.shape)
+    chi = irfftn(rfftn(window.take(within(local_field, mask))).mul_(inverse), window.grid.shape)
     return window.put(chi.mul_(window.mask))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from paradia.grid import Grid
+from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, quadratic, smooth, split
 from paradia.types import Callback, Image, Mask, Volume
 
@@ -65,16 +66,21 @@ def tv(
 
     Raises
     ------
+    InputError
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     References
     ----------
     Bilgic B, Fan AP, Polimeni JR, et al. Magn Reson Med 2014;72:1444-1459. doi:10.1002/mrm.25029.
     Milovic C, Bilgic B, Zhao B, Acosta-Cabronero J, Tejos C. Magn Reson Med 2018;80:814-821. doi:10.1002/mrm.27073.
     """
+    check_positive(weight=weight)
     frame = Frame.around(local_field, mask, grid, noise)
 
     def invert(field: Tensor) -> Tensor:

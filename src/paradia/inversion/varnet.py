@@ -16,6 +16,7 @@ from paradia.nets.familiar import tell
 from paradia.nets.store import network
 from paradia.nets.unrolled import ITERATIONS, START_ITERATIONS, TRUST, invert, problem, unexplained
 from paradia.sources.doubt import roughness
+from paradia.sources.inside import within
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, Image, LearnedChi, Mask, Volume
 
@@ -108,6 +109,6 @@ def varnet(
         tell(found.novelty, "varnet")
         return found.value, found.deviation, unexplained(found.value, held.field, held.mask, held.dipole), field.new_tensor(found.novelty)
 
-    *maps, strange = each_of(one, window.take(local_field * mask).float())
+    *maps, strange = each_of(one, window.take(within(local_field, mask)).float())
     chi, deviation, left = (window.put(image).to(local_field) for image in maps)
     return LearnedChi(chi, deviation, left, strange.to(local_field))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from paradia.fft import irfftn, rfftn
 from paradia.grid import Grid
+from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Frame, change, phase_quadratic, smooth
 from paradia.scan import Scan
 from paradia.solvers.admm import admm
@@ -75,15 +76,20 @@ def whqsm(
 
     Raises
     ------
+    InputError
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     References
     ----------
     Milovic C, Bilgic B, Zhao B, Langkammer C, Tejos C, Acosta-Cabronero J. Magn Reson Med 2019;81:1399-1411. doi:10.1002/mrm.27483.
     """
+    check_positive(weight=weight, harmony=harmony)
     frame = Frame.around(local_field, mask, grid, noise, scan)
     beta = harmony * grid.voxel_volume ** (4 / 3)
 

@@ -8,7 +8,6 @@ from torch import Tensor
 from paradia.operators._base import SymmetricOperator
 from paradia.types import Image, Mask, Volume
 
-
 RARE = 10.0
 """A voxel that claims to be this many times surer than the median voxel is no surer than that: no scan is so uneven."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 
-import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError, ParadiaWarning
+from paradia.errors import GeometryError, InputError, MaskError, ParadiaWarning
 from paradia.grid import Grid
+from paradia.sources.inside import check_numbers
 
 SLOW = 0.5
 """A map of rates whose upper percent begins below this, 1/s, can only be in 1/ms: the fastest tissue reaches 30 1/s and more."""
@@ -34,11 +34,7 @@ def check_images(mask: Tensor, grid: Grid, **images: Tensor | None) -> None:
             raise GeometryError(f"{name} has shape {tuple(image.shape)}, but the grid {grid.shape}. Bring both to one space.")
     if not bool(mask.any()):
         raise MaskError("the mask is empty: no voxel is inside. Give another mask or loosen the mask step's threshold.")
-    for name, image in images.items():
-        if image is not None:
-            broken = int((~torch.isfinite(image) & mask).sum())
-            if broken:
-                raise NonFiniteError(f"{name} is NaN or Inf in {broken} voxels inside the mask. Take those voxels out of the mask.")
+    check_numbers(mask, **images)
 
 
 def check_ppm(mask: Tensor, **images: Tensor | None) -> None:
