@@ -253,3 +253,17 @@ def test_can_be_differentiated(name, case, monkeypatch):
         (gradient,) = torch.autograd.grad(energy(field), field)
         ahead, behind = (float(energy(case.field.double() + s * 1e-9 * direction)) for s in (1, -1))
     torch.testing.assert_close(float((gradient * direction).sum()), (ahead - behind) / 2e-9, rtol=0.02, atol=1e-4)
+
+
+def test_a_gradient_reaches_the_field(invert, case):
+    """Priors, trust and weights that are learnt on the way count as given; the rest can be differentiated."""
+    box = (slice(10, 30), slice(12, 33), slice(10, 28))
+    field, mask = case.field[box].clone().requires_grad_(), case.mask[box]
+    optional = {"magnitude": 1 - 100 * case.noise[box].expand(2, *mask.shape), "r2star": 1e4 * case.noise[box]}
+    given = {name: image for name, image in optional.items() if name in inspect.signature(invert).parameters}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        invert(field, mask, case.grid.with_shape(mask.shape), **given).square().sum().backward()
+    assert field.grad is not None
+    assert bool(field.grad.isfinite().all())
+    assert float(field.grad.abs().mean()) > 0

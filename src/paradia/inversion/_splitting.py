@@ -216,7 +216,7 @@ def quadratic(weights: Tensor, coupling: float) -> Force:
 def absolute(weights: Tensor, coupling: float) -> Force:
     r"""Return the force of :math:`w|r|`."""
     limit = weights / coupling
-    return lambda target: target.clamp(-limit, limit)
+    return lambda target: target.clone().clamp_(-limit, limit)  # a gradient asks for the target later, when it has changed
 
 
 def phase_quadratic(weights: Tensor, coupling: float, rate: float) -> Force:

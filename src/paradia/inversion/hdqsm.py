@@ -93,7 +93,7 @@ def hdqsm(
         data = Data(frame, field, absolute(frame.weights, coupling), coupling)
         term = smooth(frame, variation.step, rho)
         first = split(frame, data, term, rho, frame.zero(field), max_iter=FIRST_STEP, tol=0.0, callback=None).x
-        wrong = irfftn(frame.dipole * first, field.shape).sub_(field).abs_().mul_(frame.weights > 0)
+        wrong = irfftn(frame.dipole * first.detach(), field.shape).sub_(field.detach()).abs_().mul_(frame.weights > 0)
         trust = 1 - wrong / wrong.max().clamp_min(1e-3 * scale.noise)
         coupling, rho = COUPLINGS[1], weight * scale.penalty / slope
         data = Data(frame, field, quadratic((trust * frame.weights).square(), coupling), coupling)

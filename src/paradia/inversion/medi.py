@@ -166,7 +166,7 @@ def _outliers(data: Data, rate: float) -> Callable[[Tensor], None]:
         seen += 1
         if seen < FIRST or seen > LAST or (seen - FIRST) % EVERY:
             return
-        apart = torch.sin(residual * (rate / 2)).abs_().mul_(base)  # half the distance on the circle
+        apart = torch.sin(residual.detach() * (rate / 2)).abs_().mul_(base)  # half the distance on the circle
         typical = apart.square().sum().div_(inside.sum()).sqrt_()
         excess = apart.div_((OUTLIER * typical).clamp_min(1e-30)).clamp_min_(1)
         data.force = phase_quadratic(base.div(excess.square_()).square_(), data.coupling, rate)

@@ -114,7 +114,7 @@ def _renewal(variation: Variation, limit: float, edge: float) -> Callable[[Tenso
         length = torch.zeros_like(x)
         for axis, size in enumerate(variation.voxel_size):
             slope = torch.zeros_like(x)
-            add_slope(slope, x, axis, 1 / size)
+            add_slope(slope, x.detach(), axis, 1 / size)
             length.addcmul_(slope, slope)
         limits = (limit * edge) / length.sqrt_().add_(edge)
         variation.limit = [limits] * 3

@@ -132,11 +132,10 @@ def _harmonic(frame: Frame, field: Tensor, beta: float, curving: float) -> Calla
     share = frame.window.mask * (beta / (beta + curving))
 
     def term(h: Tensor) -> Tensor:
-        target = dual.add_(irfftn(h * frame.stencil, field.shape))
-        kept = target * share
-        pull = rfftn(target.sub_(kept, alpha=2)).mul_(frame.stencil).mul_(curving)
-        dual.copy_(kept)
-        return pull
+        nonlocal dual
+        target = irfftn(h * frame.stencil, field.shape).add_(dual)
+        dual = target * share
+        return rfftn(target.sub_(dual, alpha=2)).mul_(frame.stencil).mul_(curving)
 
     return term
 
