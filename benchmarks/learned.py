@@ -4,8 +4,9 @@
 
 The drawn heads of `_heads.py` and the Zubal head were never trained on and are of another anatomy than the training's; the
 subjects come from the simulator that also made the training volumes, with seeds, noise and voxels of their own; ``subject-fine``
-is made twice as fine and averaged. A cell of errors holds NRMSE % over the brain / over the brain eroded by five voxels / XSIM.
-The least of the classical methods is bold where it is the best of all, the network where it is.
+is made twice as fine and averaged; the ``untouched`` ones are measured after all choices were made, never to make them. A cell
+of errors holds NRMSE % over the brain / over the brain eroded by five voxels / XSIM. The least of the classical methods is bold
+where it is the best of all, the network where it is.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ SUBJECTS: dict[str, Callable[[], Judged]] = {
         3, (96, 112, 96), (1.9, 1.9, 1.9), b0=3.0, snr=80.0, lesions=("plaque", "rim_plaque", "microbleed", "haemorrhage", "calcification")
     ),
     "subject-fine": lambda: _subject(4, (96, 112, 96), (1.9, 1.9, 1.9), b0=3.0, snr=100.0, oversample=2),
+    "untouched-fine": lambda: _subject(21, (176, 208, 160), (1.0, 1.0, 1.0), b0=3.0, snr=70.0, b0_dir=(0.1, 0.0, 0.995)),
+    "untouched-slices": lambda: _subject(22, (200, 236, 70), (0.85, 0.85, 2.0), b0=3.0, snr=120.0, lesions=("microbleed", "plaque")),
 }
 USUAL = ("coarse", "thick", "zubal-coarse", "subject-7t", "subject-lesions", "subject-fine")
 

@@ -5,7 +5,8 @@
 Every method gets what a user has: a simulated multi-echo scan goes through unwrapping, field map, background removal (`joint`), inversion
 (`l1bayes`) and reference (`whole_brain`); R2* is freed from dephasing; R2 comes from a simulated train of spin echoes, or is not known.
 ``held-out`` is a head of the simulator from a seed that no training used, made twice as fine; ``zubal`` is another anatomy, drawn by
-hand; it needs the folder of real inputs beside the repository and stays there. Calcifications and a rimmed plaque are drawn into both.
+hand; it needs the folder of real inputs beside the repository and stays there. ``untouched`` was measured after all choices were made, never to make
+them. Calcifications and a rimmed plaque are drawn into all.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ from paradia.simulate.tissue import LABELS
 
 HELD_OUT = 7
 """Seeds below 1000 are never trained on."""
+
+UNTOUCHED = 404
+"""Seed of a head that is measured after all choices were made, never to make them."""
 
 DRAWN = ("calcification", "calcification", "rim_plaque")
 """Lesions in the heads."""
@@ -98,7 +102,7 @@ class Score(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--heads", nargs="+", choices=["held-out", "zubal"], default=["held-out", "zubal"])
+    parser.add_argument("--heads", nargs="+", choices=["held-out", "zubal", "untouched"], default=["held-out", "zubal"])
     parser.add_argument("--b0", nargs="+", type=float, choices=list(ECHOES), default=list(ECHOES))
     parser.add_argument("--snr", nargs="+", type=float, default=[150.0, 50.0])
     parser.add_argument("--stride", type=int, default=3, help="every how many-eth voxel of the drawn head is taken")
@@ -142,6 +146,8 @@ def person(head: str, b0: float, stride: int = 2) -> Subject:
     """Make a head."""
     if head == "held-out":
         return subject(HELD_OUT, grid=Grid((88, 104, 88), (2.0, 2.0, 2.0), (0.0, 0.1, 0.995)), b0=b0, lesions=DRAWN, oversample=2)
+    if head == "untouched":
+        return subject(UNTOUCHED, grid=Grid((136, 164, 76), (1.3, 1.3, 2.0), (0.25, 0.0, 0.968)), b0=b0, lesions=DRAWN)
     labels = np.asarray(nib.load(ZUBAL / "zubal_phantom_1iso.nii.gz").dataobj).astype(np.int16)[::stride, ::stride, ::stride]
     labels = np.ascontiguousarray(labels[labels.any((1, 2))][:, labels.any((0, 2))])
     side = 0.775 * stride  # mm; the drawing's brain is 3.2 l at its nominal voxel
