@@ -5,8 +5,8 @@
 Every method gets what a user has: a simulated multi-echo scan goes through unwrapping, field map, background removal (`joint`), inversion
 (`l1bayes`) and reference (`whole_brain`); R2* is freed from dephasing; R2 comes from a simulated train of spin echoes, or is not known.
 ``held-out`` is a head of the simulator from a seed that no training used, made twice as fine; ``zubal`` is another anatomy, drawn by
-hand; it needs the folder of real inputs beside the repository and stays there. ``untouched`` was measured after all choices were made, never to make
-them. Calcifications and a rimmed plaque are drawn into all.
+hand; it needs the folder of real inputs beside the repository and stays there. ``untouched`` was measured after all choices were made,
+never to make them. Calcifications and a rimmed plaque are drawn into all of them.
 """
 
 from __future__ import annotations
