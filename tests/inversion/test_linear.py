@@ -19,6 +19,7 @@ from paradia.inversion.tkd import MARGIN, tkd
 from paradia.inversion.tsvd import tsvd
 from paradia.operators.dipole import Dipole
 from paradia.simulate.head import head as simulated
+from paradia.solvers._solution import Solution
 from paradia.sources.cone import level
 
 SMALL = Grid((8, 7, 6), (3.0, 3.5, 4.0), (0.2, -0.3, 0.93))
@@ -170,8 +171,8 @@ def test_ilsqr_without_streaks_equals_dense_damped_least_squares(small, monkeypa
     import paradia.inversion.ilsqr as module
 
     mask, field = small
-    monkeypatch.setattr(module, "_flatness", lambda rough, mask, shares: mask.to(rough).expand(rough.shape))
-    monkeypatch.setattr(module, "_streaks", lambda chi, *_: torch.zeros_like(chi))
+    monkeypatch.setattr(module, "flatness", lambda rough, mask, shares: mask.to(rough).expand(rough.shape))
+    monkeypatch.setattr(module, "streaks", lambda chi, *_, **__: Solution(torch.zeros_like(chi), 0, 0.0, True))
     monkeypatch.setattr(module, "RADIUS", 1.0)
     got = ilsqr(field, mask, SMALL, tol=1e-10, max_iter=500)
     window = Window.around(mask, SMALL, 15.0)

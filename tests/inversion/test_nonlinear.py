@@ -11,7 +11,6 @@ from scipy.optimize import minimize, minimize_scalar
 from paradia.errors import ConvergenceWarning
 from paradia.grid import Grid
 from paradia.inversion import _splitting
-from paradia.inversion._csf import ventricles
 from paradia.inversion._generalised import GeneralisedVariation
 from paradia.inversion._splitting import Frame
 from paradia.inversion._variation import Variation
@@ -20,6 +19,7 @@ from paradia.operators.gradient import Gradient
 from paradia.registry import load
 from paradia.scan import Scan
 from paradia.solvers.admm import admm
+from paradia.sources.fluid import ventricles
 
 GRID = Grid((24, 21, 16), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
 

@@ -1,4 +1,4 @@
-"""What total-field methods share: slopes, structure, doubt."""
+"""What stages share that read sources off a field: slopes, structure, doubt, fluid, streaks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from paradia.fft import Window
+from paradia.errors import NonFiniteError
+from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.sources.doubt import bend, doubt, grain, roughness
-from paradia.sources.slopes import Variation, ahead, behind, edges
+from paradia.sources.fluid import fluid, ventricles
+from paradia.sources.inside import check_numbers, within
+from paradia.sources.slopes import Variation, add_fall, add_slope, edges
 from paradia.sources.split import Effort, Split, structured
+from paradia.sources.streaks import flatness, streaks
 from paradia.sources.structure import LEAST, expected
 
 
@@ -22,8 +26,8 @@ def test_differences_are_adjoint_and_those_of_numpy(generator):
     x, y = (torch.randn((5, 6, 7), generator=generator, dtype=torch.float64) for _ in range(2))
     for axis, size in enumerate((1.0, 1.3, 0.7)):
         forward, backward = torch.zeros_like(x), torch.zeros_like(x)
-        ahead(forward, x, axis, size)
-        behind(backward, y, axis, size)
+        add_slope(forward, x, axis, 1 / size)
+        add_fall(backward, y, axis, -1 / size)
         torch.testing.assert_close(forward, (x.roll(-1, axis) - x) / size)
         torch.testing.assert_close(backward, (y - y.roll(1, axis)) / size)
         torch.testing.assert_close((forward * y).sum(), -(x * backward).sum())
@@ -131,3 +135,52 @@ def test_a_fit_explains_the_field_and_tells_the_sides_apart(generator):
     assert found.iterations == 60
     assert (split.dipole(found.x) - window.take(field))[window.mask].std() < 0.002
     assert (window.put(found.x) - chi)[mask].std() < 0.2 * chi[mask].std()
+
+
+def test_streaks_are_what_the_cone_adds_to_flat_tissue(generator):
+    grid = Grid((18, 15, 16), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
+    window = Window.around(torch.ones(grid.shape, dtype=torch.bool), grid)
+    shape = window.grid.shape
+    cone = Dipole(window.grid).kernel.abs() < 0.1
+    cone[0, 0, 0] = False
+    truth = irfftn(rfftn(torch.randn(shape, generator=generator)) * cone, shape)
+    steps = torch.zeros(shape)
+    steps[: shape[0] // 2] = 1.0
+    flat = torch.ones(3, *shape)
+    flat[0, [shape[0] // 2 - 1, shape[0] - 1]] = 0.0  # the two edges of the steps
+    found = streaks(truth + steps, flat, cone, window, max_iter=200, tol=1e-6)
+    assert found.converged
+    torch.testing.assert_close(found.x, truth, rtol=0, atol=2e-3)
+
+
+def test_flatness_falls_between_two_quantiles():
+    roughness = torch.arange(101.0).reshape(101, 1, 1)
+    flat = flatness(roughness, torch.ones_like(roughness, dtype=torch.bool), (0.2, 0.6))
+    assert bool((flat[:20] == 1).all())
+    assert bool((flat[61:] == 0).all())
+    assert float(flat[40]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_fluid_decays_slowly_near_the_middle_and_ventricles_are_its_largest_pieces():
+    grid = Grid((70, 30, 20), (1.0, 1.0, 2.0))
+    mask, rate = torch.ones(grid.shape, dtype=torch.bool), torch.full(grid.shape, 20.0)
+    for start, size in ((30, 4), (36, 3), (42, 2), (48, 1)):
+        rate[start : start + size, 14:16, 9:11] = 2.0
+    rate[0:3, 14:16, 9:11] = 2.0  # further than 30 mm from the middle
+    rate[55, 15, 10] = 0.0  # nothing was measured
+    found = fluid(rate, mask, grid)
+    assert int(found.sum()) == 4 * (4 + 3 + 2 + 1)
+    assert not bool(found[:3].any())
+    assert int(ventricles(rate, mask, grid).sum()) == 4 * (4 + 3 + 2)
+    assert not bool(ventricles(torch.full_like(rate, 20.0), mask, grid).any())
+
+
+def test_numbers_count_inside_the_mask_alone():
+    image, mask = torch.ones(3, 2, 2), torch.zeros(3, 2, 2, dtype=torch.bool)
+    mask[1] = True
+    image[0, 0, 0], image[2, 1, 1] = torch.nan, torch.inf
+    check_numbers(mask, field=image, nothing=None)
+    assert torch.equal(within(image, mask), mask.float())
+    image[1, 0, 1] = -torch.inf
+    with pytest.raises(NonFiniteError, match="field is NaN or Inf in 1 voxels inside"):
+        check_numbers(mask, field=image)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from paradia.grid import Grid
-from paradia.inversion._variation import add_fall, add_slope
+from paradia.sources.slopes import add_fall, add_slope
 
 PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """Components of a symmetric matrix."""

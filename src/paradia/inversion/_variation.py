@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from paradia.grid import Grid
+from paradia.sources.slopes import add_fall, add_slope
 
 MARGIN = 15.0
 """Distance between the mask and its periodic copies, mm; errors at the mask change by less than a percent beyond it."""
@@ -46,19 +47,3 @@ class Variation:
             add_fall(divergence, u, axis, 1 / size)
         before, self.divergence = self.divergence, divergence
         return before.sub_(divergence, alpha=2)
-
-
-def add_slope(out: Tensor, x: Tensor, axis: int, scale: float) -> None:
-    """Add the scaled difference to the next voxel along an axis, the last voxel's next being the first."""
-    last = x.shape[axis] - 1
-    out.sub_(x, alpha=scale)
-    out.narrow(axis, 0, last).add_(x.narrow(axis, 1, last), alpha=scale)
-    out.narrow(axis, last, 1).add_(x.narrow(axis, 0, 1), alpha=scale)
-
-
-def add_fall(out: Tensor, u: Tensor, axis: int, scale: float) -> None:
-    """Add the scaled difference from the voxel before along an axis, negated: the adjoint of `add_slope`."""
-    last = u.shape[axis] - 1
-    out.sub_(u, alpha=scale)
-    out.narrow(axis, 1, last).add_(u.narrow(axis, 0, last), alpha=scale)
-    out.narrow(axis, 0, 1).add_(u.narrow(axis, last, 1), alpha=scale)

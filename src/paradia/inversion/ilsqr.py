@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from paradia.errors import InputError
-from paradia.fft import Window, each, half_counts, irfftn, rfftn
+from paradia.fft import each, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.inversion._inputs import STRONGEST, framed
 from paradia.inversion._level import wiener
@@ -20,15 +20,10 @@ from paradia.operators.smv import SMV
 from paradia.operators.weighting import Weighting
 from paradia.solvers.lsmr import lsmr
 from paradia.sources.inside import within
+from paradia.sources.streaks import ROUGH, STEEP, flatness, streaks
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1016/j.neuroimage.2014.12.043"
-
-ROUGH = (0.60, 0.999)
-"""Between these shares of the voxels, in order of the field's second derivative, the data lose their weight."""
-
-STEEP = (0.50, 0.70)
-"""Between these shares of the voxels, in order of the slope of the fast estimate, flatness loses its weight."""
 
 NEAR = (0.0058, 0.167)
 """Between these :math:`|D|` the fast estimate passes from a local mean to itself: 1 % and 30 % of all directions lie below."""
@@ -97,7 +92,7 @@ def ilsqr(
     Notes
     -----
     The fast estimate divides by the sign of the dipole, means frequencies near the cone over a small sphere in space (the paper
-    smooths the spectrum there), and is scaled to a thresholded division; only its slopes are used.
+    smooths the spectrum there), and is not scaled to a thresholded division: of its slopes only the order is used.
 
     References
     ----------
@@ -121,7 +116,7 @@ def ilsqr(
         done = 0
         if not field.detach().any():
             return torch.zeros_like(field)
-        weights = known * _flatness(laplacian(field).abs_(), window.mask, ROUGH)
+        weights = known * flatness(laplacian(field).abs_(), window.mask, ROUGH)
         damp = math.sqrt(weight * float(wiener(field, window.mask, window.grid)))
         solution = lsmr(
             lambda chi: dipole(chi).mul_(weights),
@@ -135,30 +130,12 @@ def ilsqr(
         done = solution.iterations
         chi = solution.warn("ilsqr").x * window.mask
         guide = irfftn(rfftn(field) * low_pass, field.shape)
-        return (chi - _streaks(chi, guide, dipole.kernel.abs() < cone, window, max_iter, tol, told)).mul_(window.mask)
+        slopes = Gradient(window.grid, periodic=True)(guide).abs_()
+        flat = torch.stack([flatness(slope, window.mask, STEEP) for slope in slopes])
+        found = streaks(chi, flat, dipole.kernel.abs() < cone, window, max_iter=max_iter, tol=tol, callback=told)
+        return (chi - found.warn("ilsqr, streaks,").x).mul_(window.mask)
 
     return window.put(each(invert, window.take(within(local_field, mask))))
-
-
-def _streaks(chi: Tensor, guide: Tensor, cone: Tensor, window: Window, max_iter: int, tol: float, callback: Callback) -> Tensor:
-    """Find what the frequencies of the cone add to the slopes of flat tissue.
-
-    Spectra are scaled so that the norm of the half is that of the image.
-    """
-    gradient = Gradient(window.grid, periodic=True)
-    slopes = gradient(guide).abs_()
-    flat = torch.stack([_flatness(slope, window.mask, STEEP) for slope in slopes])
-    scale = half_counts(chi.shape[-1]).to(chi).sqrt() / math.sqrt(chi.numel())
-    up, down = cone / scale, cone * scale
-    solution = lsmr(
-        lambda spectrum: gradient(irfftn(spectrum * up, chi.shape)).mul_(flat),
-        lambda slopes: rfftn(gradient.adjoint(flat * slopes)).mul_(down),
-        gradient(chi).mul_(flat),
-        max_iter=max_iter,
-        tol=tol,
-        callback=callback,
-    )
-    return irfftn(solution.warn("ilsqr, streaks,").x * up, chi.shape)
 
 
 def _low_pass(grid: Grid, dipole: Tensor) -> Tensor:
@@ -167,15 +144,3 @@ def _low_pass(grid: Grid, dipole: Tensor) -> Tensor:
     itself = ((strength - NEAR[0]) / (NEAR[1] - NEAR[0])).clamp_(0, 1)
     mean = SMV(grid, RADIUS * grid.voxel_volume ** (1 / 3)).to(dipole).kernel
     return dipole.sign().mul_((itself + (1 - itself) * mean).square_())
-
-
-def _flatness(roughness: Tensor, mask: Tensor, shares: tuple[float, float]) -> Tensor:
-    """Fall from one to zero between two quantiles of the roughness in the mask, and be zero outside it."""
-    inside = roughness.detach()[mask]
-    first, last = (_quantile(inside, share) for share in shares)
-    return ((last - roughness.detach()) / (last - first).clamp_min(torch.finfo(inside.dtype).tiny)).clamp_(0, 1) * mask
-
-
-def _quantile(values: Tensor, share: float) -> Tensor:
-    """Select, not sort: a quantile of any number of values."""
-    return values.kthvalue(max(1, math.ceil(share * values.numel()))).values

@@ -18,6 +18,8 @@ from paradia.operators.weighting import Weighting
 from paradia.solvers.admm import admm
 from paradia.sources.cone import level
 from paradia.sources.inside import within
+from paradia.sources.slopes import edges
+from paradia.sources.structure import smooth
 from paradia.types import Callback, Echoes, Image, Mask, Volume
 
 CITE = "10.3389/fnins.2025.1522227"
@@ -168,7 +170,7 @@ class _Splitting:
 
     def expect(self, prior: Tensor | None) -> None:
         """Set how far the duals may go: the prior, and nothing across the border of the region."""
-        limits = [self.largest * (self.region & self.region.roll(-1, axis)) for axis in range(3)]
+        limits = [self.largest * edge for edge in edges(self.region)]
         self.variation.limit = limits if prior is None else [limit * factor for limit, factor in zip(limits, prior, strict=True)]
 
     def solve(self, pull: Tensor) -> Tensor:
@@ -192,14 +194,14 @@ class _Splitting:
 
 def _from_chi(chi: Tensor, window: Window) -> Tensor:
     """Expect an edge where χ, smoothed, has one."""
-    slopes = Gradient(window.grid, periodic=True)(_smooth(chi * window.mask)).abs_()
+    slopes = Gradient(window.grid, periodic=True)(smooth(chi * window.mask)).abs_()
     return _prior(slopes / slopes[:, window.mask].mean(), window.mask)
 
 
 def _from_magnitude(magnitude: Tensor, window: Window) -> Tensor:
     """Expect an edge where the logarithm of the magnitude, smoothed, has one."""
     floor = 1e-3 * magnitude.amax().clamp_min(torch.finfo(magnitude.dtype).tiny)
-    slopes = Gradient(window.grid, periodic=True)(_smooth(magnitude.clamp_min(floor)).log_()).abs_()
+    slopes = Gradient(window.grid, periodic=True)(smooth(magnitude.clamp_min(floor)).log_()).abs_()
     usual = slopes[:, window.mask].mean().clamp_min(torch.finfo(magnitude.dtype).eps)
     return _prior(slopes / (EDGE * usual), window.mask)
 
@@ -208,10 +210,3 @@ def _prior(steepness: Tensor, mask: Tensor) -> Tensor:
     """Turn slopes into factors on the penalty, with a mean of one in the mask."""
     factors = steepness.add_(1).reciprocal_()
     return factors.div_(factors[:, mask].mean()).clamp_min_(LEAST)
-
-
-def _smooth(image: Tensor) -> Tensor:
-    """Average over three voxels along each axis, the middle one counting twice."""
-    for axis in range(3):
-        image = image.roll(1, axis).add_(image.roll(-1, axis)).add_(image, alpha=2).div_(4)
-    return image

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from paradia.errors import InputError
 from paradia.grid import Grid
-from paradia.inversion._csf import ventricles
 from paradia.inversion._inputs import check_positive, checked_echoes
 from paradia.inversion._splitting import Data, Frame, phase_quadratic, smooth, split
-from paradia.inversion._variation import add_slope
 from paradia.scan import Scan
+from paradia.sources.fluid import ventricles
+from paradia.sources.slopes import add_slope
 from paradia.types import Callback, Echoes, Image, Mask, Volume
 
 CITE = "10.1002/mrm.26946"

@@ -10,7 +10,8 @@ from torch import Tensor
 from paradia.grid import Grid
 from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, quadratic, smooth, split
-from paradia.inversion._variation import Variation, add_slope
+from paradia.inversion._variation import Variation
+from paradia.sources.slopes import add_slope
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.25029"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from paradia.errors import InputError
-from paradia.fft import Window, half_counts, irfftn, rfftn
+from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.operators.gradient import Gradient
@@ -19,19 +18,13 @@ from paradia.scan import Scan, relaxivities
 from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._joint import Couplings, Frame, Voxels, joint
 from paradia.separation._voxel import give, split
-from paradia.solvers.lsmr import lsmr
+from paradia.sources.streaks import ROUGH, STEEP, flatness, streaks
 from paradia.types import Callback, Mask, Sources, Volume
 
 CITE = "10.1016/j.neuroimage.2021.118371"
 
 COUPLINGS = Couplings(0.2, 0.05)
 """Penalties of the splittings; they tell how fast, not where to."""
-
-ROUGH = (0.60, 0.999)
-"""Between these shares of the voxels, in order of the field's second derivative, the field loses its weight."""
-
-STEEP = (0.50, 0.70)
-"""Between these shares of the voxels, in order of a guide's slopes, flatness loses its weight."""
 
 RADIUS = 1.5
 """Of the mean that takes the noise out of R2′ before its slopes are read, in voxels' mean edges."""
@@ -134,7 +127,7 @@ def chisep_ilsqr(
     window = frame.window
     known = window.take(torch.where(mask, chi - chi[mask].mean(), 0.0))  # its zero is any
     roughness = Laplacian(window.grid).to(known)(frame.field).abs_()
-    frame = replace(frame, weights=frame.weights * _flatness(roughness, window.mask, ROUGH).square_())
+    frame = replace(frame, weights=frame.weights * flatness(roughness, window.mask, ROUGH).square_())
     voxels = Voxels(frame, COUPLINGS.voxel, float(chi[mask].mean()), *([(tie * window.mask, known)] if tie else []))
     (p, n), solution = joint(frame, voxels, COUPLINGS, None, max_iter=max_iter, tol=tol, callback=callback)
     solution.warn("chisep_ilsqr")
@@ -145,35 +138,15 @@ def chisep_ilsqr(
 
 
 def _streaks(difference: Tensor, guides: tuple[Tensor, Tensor], cone: float, window: Window) -> Tensor:
-    """Find what the frequencies of the cone add to the slopes of flat tissue.
-
-    Spectra are scaled so that the norm of the half is that of the image.
-    """
+    """Find what the frequencies of the cone add to the slopes of what all guides call flat tissue."""
     if not bool(difference.any()):
         return torch.zeros_like(difference)
-    shape = difference.shape
     gradient = Gradient(window.grid, periodic=True)
     mean = SMV(window.grid, RADIUS * window.grid.voxel_volume ** (1 / 3)).to(difference)
     flat = torch.ones_like(gradient(difference))
     for guide in guides:
-        flat *= torch.stack([_flatness(slope, window.mask, STEEP) for slope in gradient(mean(guide)).abs_()])
+        flat *= torch.stack([flatness(slope, window.mask, STEEP) for slope in gradient(mean(guide)).abs_()])
     dark = Dipole(window.grid).to(difference).kernel.abs() < cone
     dark[0, 0, 0] = False
-    scale = half_counts(shape[-1]).to(difference).sqrt() / math.sqrt(difference.numel())
-    up, down = dark / scale, dark * scale
-    solution = lsmr(
-        lambda spectrum: gradient(irfftn(spectrum * up, shape)).mul_(flat),
-        lambda slopes: rfftn(gradient.adjoint(flat * slopes)).mul_(down),
-        gradient(difference).mul_(flat),
-        max_iter=STREAK_ITER,
-        tol=0.01,
-    )
-    streaks = irfftn(solution.x * up, shape)
-    return streaks - streaks[window.mask].mean()  # slopes do not tell a level, and streaks have none
-
-
-def _flatness(roughness: Tensor, mask: Tensor, shares: tuple[float, float]) -> Tensor:
-    """Fall from one to zero between two quantiles of the roughness in the mask, and be zero outside it."""
-    inside = roughness[mask]
-    first, last = (inside.kthvalue(max(1, math.ceil(share * inside.numel()))).values for share in shares)
-    return ((last - roughness) / (last - first).clamp_min(torch.finfo(inside.dtype).tiny)).clamp_(0, 1) * mask
+    found = streaks(difference, flat, dark, window, max_iter=STREAK_ITER, tol=0.01).x
+    return found - found[window.mask].mean()  # slopes do not tell a level, and streaks have none

@@ -13,6 +13,8 @@ from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._joint import Couplings, Frame, Voxels, joint
 from paradia.separation._slopes import slope
 from paradia.separation._voxel import give
+from paradia.sources.fluid import fluid
+from paradia.sources.slopes import edges as edges_of
 from paradia.types import Callback, Echoes, Mask, Sources, Volume
 
 CITE = "10.1016/j.neuroimage.2021.118371"
@@ -22,12 +24,6 @@ COUPLINGS = (0.2, 0.02)
 
 STEP = 0.5
 """Step of a source at which its splitting is scaled, as a share of the field's standard deviation; likewise."""
-
-FLUID = 5.0
-"""R2* below which a voxel may be fluid, 1/s."""
-
-RADIUS = 30.0
-"""Distance from the middle of the mask within which the ventricles lie, mm."""
 
 
 def chisep_medi(
@@ -140,8 +136,8 @@ def chisep_medi(
     couplings = Couplings(*COUPLINGS, weight * frame.penalty / step)
     prices = _prices(window, None if magnitude is None else window.take(magnitude.square().sum(0).sqrt()), edges)
     limit = [(step * price).to(frame.field) for price in prices]
-    fluid = None if r2star is None or csf == 0 else window.take(_fluid(r2star, mask, grid))
-    pulls = [] if fluid is None or not bool(fluid.any()) else [(csf * fluid, torch.zeros_like(fluid))]
+    still = None if r2star is None or csf == 0 else window.take(fluid(r2star, mask, grid).to(r2star.dtype))
+    pulls = [] if still is None or not bool(still.any()) else [(csf * still, torch.zeros_like(still))]
     level = 0.0 if chi is None else float(chi[mask].mean())
     voxels = Voxels(frame, couplings.voxel, level, *pulls)
     (p, n), solution = joint(frame, voxels, couplings, limit if weight else None, max_iter=max_iter, tol=tol, callback=callback)
@@ -151,7 +147,7 @@ def chisep_medi(
 
 def _prices(window: Window, magnitude: Tensor | None, share: float) -> list[Tensor]:
     """Return for each axis one, but zero across the mask's border, beyond which nobody knows, and at edges of the magnitude."""
-    inside = [window.mask & window.mask.roll(-1, axis) for axis in range(3)]
+    inside = edges_of(window.mask)
     border = [window.mask != window.mask.roll(-1, axis) for axis in range(3)]
     if magnitude is None:
         return [~outer for outer in border]
@@ -159,13 +155,3 @@ def _prices(window: Window, magnitude: Tensor | None, share: float) -> list[Tens
     values = torch.cat([s[pair] for s, pair in zip(slopes, inside, strict=True)])
     steepest = values.kthvalue(max(1, min(len(values), round((1 - share) * len(values))))).values if len(values) else torch.inf
     return [~(outer | (pair & (s > steepest))) for s, pair, outer in zip(slopes, inside, border, strict=True)]
-
-
-def _fluid(r2star: Tensor, mask: Tensor, grid: Grid) -> Tensor:
-    """Mark what hardly decays near the middle of a mask."""
-    middle = (mask.nonzero() * r2star.new_tensor(grid.voxel_size)).mean(0)
-    distance = torch.zeros_like(r2star)
-    for axis, (n, size) in enumerate(zip(mask.shape, grid.voxel_size, strict=True)):
-        along = (torch.arange(n, device=mask.device) * size - middle[axis]).square()
-        distance += along.reshape([-1 if a == axis else 1 for a in range(3)])
-    return (mask & (r2star < FLUID) & (r2star > 0) & (distance < RADIUS**2)).to(r2star.dtype)

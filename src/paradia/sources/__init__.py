@@ -1,1 +1,1 @@
-"""Sources on both sides of a mask, fitted together to the field within it: what total-field methods share."""
+"""Sources inside and outside a mask: the fit of both sides to a field, and what stages share that read sources off it."""

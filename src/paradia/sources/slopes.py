@@ -10,20 +10,20 @@ from torch import Tensor
 from paradia.grid import Grid
 
 
-def ahead(total: Tensor, x: Tensor, axis: int, size: float, sign: int = 1) -> None:
-    """Add the difference to the next voxel, in units of the voxel size; periodic."""
-    last, a = x.shape[axis] - 1, sign / size
-    total.sub_(x, alpha=a)
-    total.narrow(axis, 0, last).add_(x.narrow(axis, 1, last), alpha=a)
-    total.narrow(axis, last, 1).add_(x.narrow(axis, 0, 1), alpha=a)
+def add_slope(out: Tensor, x: Tensor, axis: int, scale: float) -> None:
+    """Add the scaled difference to the next voxel along an axis, the last voxel's next being the first."""
+    last = x.shape[axis] - 1
+    out.sub_(x, alpha=scale)
+    out.narrow(axis, 0, last).add_(x.narrow(axis, 1, last), alpha=scale)
+    out.narrow(axis, last, 1).add_(x.narrow(axis, 0, 1), alpha=scale)
 
 
-def behind(total: Tensor, x: Tensor, axis: int, size: float, sign: int = 1) -> None:
-    """Add the difference to the voxel before, in units of the voxel size: minus the adjoint of `ahead`; periodic."""
-    last, a = x.shape[axis] - 1, sign / size
-    total.add_(x, alpha=a)
-    total.narrow(axis, 1, last).sub_(x.narrow(axis, 0, last), alpha=a)
-    total.narrow(axis, 0, 1).sub_(x.narrow(axis, last, 1), alpha=a)
+def add_fall(out: Tensor, u: Tensor, axis: int, scale: float) -> None:
+    """Add the scaled difference from the voxel before along an axis, negated: the adjoint of `add_slope`."""
+    last = u.shape[axis] - 1
+    out.sub_(u, alpha=scale)
+    out.narrow(axis, 1, last).add_(u.narrow(axis, 0, last), alpha=scale)
+    out.narrow(axis, 0, 1).add_(u.narrow(axis, last, 1), alpha=scale)
 
 
 def edges(mask: Tensor) -> list[Tensor]:
@@ -58,9 +58,9 @@ class Variation:
         r"""Move the dual to an image and return :math:`\nabla^T(2u' - u)`."""
         divergence = torch.zeros_like(x)
         for axis, (u, limit, size) in enumerate(zip(self.dual, self.limits, self.voxel_size, strict=True)):
-            ahead(u, x, axis, size)
+            add_slope(u, x, axis, 1 / size)
             torch.clamp(u, -limit, limit, out=u)
-            behind(divergence, u, axis, size, -1)
+            add_fall(divergence, u, axis, 1 / size)
         before, self.divergence = self.divergence, divergence
         return before.neg_().add_(divergence, alpha=2)
 
@@ -98,9 +98,9 @@ class GeneralisedVariation:
         for axis, (u, v, limit, size) in enumerate(zip(self.dual, self.slopes, self.limits, self.voxel_size, strict=True)):
             before = u.clone()
             u.sub_(v)
-            ahead(u, x, axis, size)
+            add_slope(u, x, axis, 1 / size)
             torch.clamp(u, -limit, limit, out=u)
-            behind(divergence, u, axis, size, -1)
+            add_fall(divergence, u, axis, 1 / size)
             before.neg_().add_(u, alpha=2).add_(self.bend[axis], alpha=self.ratio).sub_(bend[axis], alpha=2 * self.ratio)
             v.add_(before, alpha=self.length)
         self.bend = bend
@@ -112,11 +112,11 @@ class GeneralisedVariation:
         bend = [torch.zeros_like(v) for v in self.slopes]
         for (a, b), q in self.second.items():
             if a == b:
-                behind(q, self.slopes[a], a, self.voxel_size[a])
+                add_fall(q, self.slopes[a], a, -1 / self.voxel_size[a])
             else:
                 for along, of in ((a, b), (b, a)):
-                    behind(q, self.slopes[of], along, 2 * self.voxel_size[along])
+                    add_fall(q, self.slopes[of], along, -0.5 / self.voxel_size[along])
             torch.clamp(q, -self.curvature, self.curvature, out=q)
             for along, of in {(a, b), (b, a)}:  # off the diagonal each stands for two entries
-                ahead(bend[of], q, along, self.voxel_size[along], -1)
+                add_slope(bend[of], q, along, -1 / self.voxel_size[along])
         return bend

@@ -29,13 +29,13 @@ def expected(chi: Tensor, window: Window) -> Tensor:
     window
         Around the mask.
     """
-    slopes = Gradient(window.grid, periodic=True)(_smooth(chi * window.mask)).abs_()
+    slopes = Gradient(window.grid, periodic=True)(smooth(chi * window.mask)).abs_()
     usual = slopes[:, window.mask].mean().clamp_min(torch.finfo(chi.dtype).tiny)
     factors = slopes.div_(usual).add_(1).pow_(-SHARPNESS)
     return factors.div_(factors[:, window.mask].mean()).clamp_min_(LEAST)
 
 
-def _smooth(image: Tensor) -> Tensor:
+def smooth(image: Tensor) -> Tensor:
     """Average over three voxels along each axis, the middle one counting twice."""
     for axis in range(3):
         image = image.roll(1, axis).add_(image.roll(-1, axis)).add_(image, alpha=2).div_(4)

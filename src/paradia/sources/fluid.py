@@ -18,17 +18,20 @@ PIECES = 3
 """Connected pieces to keep: two lateral ventricles and the third."""
 
 
-def ventricles(r2star: Tensor, mask: Tensor, grid: Grid) -> Tensor:
-    """Return the largest pieces of fluid near the middle of a mask; empty where there are none."""
+def fluid(r2star: Tensor, mask: Tensor, grid: Grid) -> Tensor:
+    """Mark what hardly decays near the middle of a mask."""
     sizes = mask.new_tensor(grid.voxel_size, dtype=torch.float32)
-    places = mask.nonzero() * sizes
-    middle = places.mean(0)
+    middle = (mask.nonzero() * sizes).mean(0)
     distance = torch.zeros(mask.shape, device=mask.device)
     for axis, n in enumerate(mask.shape):
         along = (torch.arange(n, device=mask.device) * sizes[axis] - middle[axis]).square()
         distance += along.reshape([-1 if a == axis else 1 for a in range(3)])
-    fluid = mask & (r2star < R2STAR) & (r2star > 0) & (distance < RADIUS**2)
-    labels, _ = ndimage.label(fluid.cpu().numpy())
+    return mask & (r2star < R2STAR) & (r2star > 0) & (distance < RADIUS**2)
+
+
+def ventricles(r2star: Tensor, mask: Tensor, grid: Grid) -> Tensor:
+    """Return the largest pieces of fluid near the middle of a mask; empty where there are none."""
+    labels, _ = ndimage.label(fluid(r2star, mask, grid).cpu().numpy())
     pieces = torch.from_numpy(labels).to(mask.device)
     counts = pieces.flatten().bincount()[1:]
     largest = counts.topk(min(PIECES, len(counts))).indices + 1
