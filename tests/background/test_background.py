@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from paradia.errors import ConvergenceWarning, GeometryError, MaskError
+from paradia.errors import ConvergenceWarning, GeometryError, MaskError, NonFiniteError
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
@@ -139,10 +139,18 @@ def test_where_it_stops_does_not_depend_on_the_axes(remove, case):
     torch.testing.assert_close(turned.local_field, straight.local_field.permute(axes), rtol=0, atol=1e-4)
 
 
-def test_what_lies_outside_the_mask_does_not_matter(remove, case):
-    spoilt = torch.where(case.mask, case.total, 5.0)
+@pytest.mark.parametrize("value", [5.0, torch.nan])
+def test_what_lies_outside_the_mask_does_not_matter(remove, case, value):
+    spoilt = torch.where(case.mask, case.total, value)
     result = remove(spoilt, case.mask, case.grid).local_field
     torch.testing.assert_close(result, remove(case.total, case.mask, case.grid).local_field)
+
+
+def test_no_number_inside_the_mask_is_refused(remove, case):
+    broken = case.total.clone()
+    broken[tuple(case.mask.nonzero()[1000])] = torch.nan
+    with pytest.raises(NonFiniteError, match="NaN or Inf in"):
+        remove(broken, case.mask, case.grid)
 
 
 def test_zero_gives_zero(remove, case):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from paradia.errors import ConvergenceWarning, GeometryError, MaskError
+from paradia.errors import ConvergenceWarning, GeometryError, MaskError, NonFiniteError
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
@@ -135,9 +135,20 @@ def test_turns_with_the_axes(invert, case, axes):
     torch.testing.assert_close(turned, straight, rtol=1e-2, atol=1e-3)
 
 
-def test_what_lies_outside_the_mask_does_not_matter(invert, case):
-    spoilt = torch.where(case.mask, case.field, 5.0)
+@pytest.mark.parametrize("value", [5.0, torch.nan])
+def test_what_lies_outside_the_mask_does_not_matter(invert, case, value):
+    spoilt = torch.where(case.mask, case.field, value)
     torch.testing.assert_close(invert(spoilt, case.mask, case.grid), invert(case.field, case.mask, case.grid))
+
+
+def test_no_number_inside_the_mask_is_refused(invert, case):
+    place = tuple(case.mask.nonzero()[1000])
+    field, noise = case.field.clone(), case.noise.clone()
+    field[place] = noise[place] = torch.nan
+    with pytest.raises(NonFiniteError, match="field is NaN or Inf in 1 voxels inside the mask"):
+        invert(field, case.mask, case.grid)
+    with pytest.raises(NonFiniteError, match="noise is NaN or Inf in 1 voxels inside the mask"):
+        invert(case.field, case.mask, case.grid, noise)
 
 
 def test_zero_gives_zero(invert, case):

@@ -9,6 +9,7 @@ from paradia.background._harmonic import continued
 from paradia.background._spheres import least_radius, reached, spheres
 from paradia.fft import Window, each
 from paradia.grid import Grid
+from paradia.sources.inside import check_numbers, within
 from paradia.types import Callback, Image, LocalField, Mask
 
 CITE = "10.1002/mrm.24998"
@@ -65,6 +66,8 @@ def ismv(
         Shapes that do not fit the grid.
     MaskError
         The mask is empty, or nowhere deep enough for the spheres.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -81,6 +84,7 @@ def ismv(
     small = least_radius(grid.voxel_size, radius_min)
     large = max(radius, small)
     window = Window.around(mask, grid, large, total_field=total_field)
+    check_numbers(mask, total_field=total_field)
     first = spheres(window, large, total_field)
     second = spheres(window, small, total_field)
     rim = window.mask & ~second.fits
@@ -97,4 +101,4 @@ def ismv(
             deep = torch.where(beyond, shallow, deep)
         return (field - deep).mul_(second.fits)
 
-    return LocalField(window.put(each(remove, window.take(total_field * mask))), window.put(second.fits))
+    return LocalField(window.put(each(remove, window.take(within(total_field, mask)))), window.put(second.fits))

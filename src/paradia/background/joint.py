@@ -8,6 +8,7 @@ from torch import Tensor
 from paradia.fft import Window, each
 from paradia.grid import Grid
 from paradia.sources.doubt import doubt
+from paradia.sources.inside import check_numbers, within
 from paradia.sources.split import MARGIN, Effort, Split, structured
 from paradia.types import Callback, Image, LocalField, Mask, Volume
 
@@ -83,6 +84,8 @@ def joint(
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field or its noise is NaN or Inf in the mask.
 
     Notes
     -----
@@ -96,6 +99,7 @@ def joint(
     Candès EJ, Wakin MB, Boyd SP. J Fourier Anal Appl 2008;14:877-905. doi:10.1007/s00041-008-9045-x.
     """
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
+    check_numbers(mask, total_field=total_field, noise=noise)
     known = None if noise is None else window.take(noise)
 
     def remove(field: Tensor) -> Tensor:
@@ -105,4 +109,4 @@ def joint(
             return torch.where(window.mask, field - split.dipole(torch.where(window.mask, 0.0, sources)), 0.0)
         return torch.where(window.mask, split.dipole(torch.where(window.mask, sources, 0.0)), 0.0)
 
-    return LocalField(window.put(each(remove, window.take(total_field * mask))), mask)
+    return LocalField(window.put(each(remove, window.take(within(total_field, mask)))), mask)

@@ -14,6 +14,7 @@ from paradia.errors import MaskError
 from paradia.fft import Window, each
 from paradia.grid import Grid
 from paradia.operators._convolution import frequencies
+from paradia.sources.inside import check_numbers, within
 from paradia.types import Callback, Image, LocalField, Mask
 
 CITE = "10.1002/nbm.3064"
@@ -64,6 +65,8 @@ def lbv(
         Shapes that do not fit the grid.
     MaskError
         The mask is empty, or nothing is left of it.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -79,6 +82,7 @@ def lbv(
     Zhou D, Liu T, Spincemaille P, Wang Y. NMR Biomed 2014;27:312-319. doi:10.1002/nbm.3064.
     """
     window = Window.around(mask, grid, 2 * max(*grid.voxel_size, peel), total_field=total_field)
+    check_numbers(mask, total_field=total_field)
     inside = any_of_27(~peeled(window, peel)).logical_not_()
     if not inside.any():
         raise MaskError(f"no voxel deeper than {peel:g} mm in the mask has all its neighbours there. Give a larger mask or a smaller peel.")
@@ -90,7 +94,7 @@ def lbv(
         solution.warn("lbv")
         return (field - background).mul_(inside)
 
-    return LocalField(window.put(each(remove, window.take(total_field * mask))), window.put(inside))
+    return LocalField(window.put(each(remove, window.take(within(total_field, mask)))), window.put(inside))
 
 
 def _stiffness(grid: Grid) -> Tensor:

@@ -10,6 +10,7 @@ from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.operators.weighting import Weighting
 from paradia.solvers.lsmr import lsmr
+from paradia.sources.inside import check_numbers, within
 from paradia.types import Callback, Image, LocalField, Mask, Volume
 
 CITE = "10.1002/nbm.1670"
@@ -64,6 +65,8 @@ def pdf(
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -75,6 +78,7 @@ def pdf(
     Liu T, Khalidov I, de Rochefort L, et al. NMR Biomed 2011;24:1129-1136. doi:10.1002/nbm.1670.
     """
     window = Window.around(mask, grid, margin, total_field=total_field, noise=noise)
+    check_numbers(mask, total_field=total_field)
     dipole = Dipole(window.grid).to(total_field)
     deviation = None if noise is None else window.take(noise).hypot(noise.new_tensor(model_error))
     weights = Weighting(window.mask, deviation).to(total_field).weights
@@ -91,4 +95,4 @@ def pdf(
         )
         return torch.where(window.mask, field - dipole(solution.warn("pdf").x), 0.0)
 
-    return LocalField(window.put(each(remove, window.take(total_field * mask))), mask)
+    return LocalField(window.put(each(remove, window.take(within(total_field, mask)))), mask)

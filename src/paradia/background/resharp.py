@@ -8,6 +8,7 @@ from paradia.background._smallest import smallest
 from paradia.background._spheres import least_radius, spheres
 from paradia.fft import Window, each
 from paradia.grid import Grid
+from paradia.sources.inside import check_numbers, within
 from paradia.types import Callback, Image, LocalField, Mask
 
 CITE = "10.1002/mrm.24765"
@@ -64,6 +65,8 @@ def resharp(
         Shapes that do not fit the grid.
     MaskError
         The mask is empty, or nowhere deep enough for the sphere.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -77,6 +80,7 @@ def resharp(
     """
     radius = least_radius(grid.voxel_size, radius)
     window = Window.around(mask, grid, radius, total_field=total_field)
+    check_numbers(mask, total_field=total_field)
     found = spheres(window, radius, total_field)
 
     def remove(field: Tensor) -> Tensor:
@@ -84,4 +88,4 @@ def resharp(
         solution.warn("resharp")
         return local
 
-    return LocalField(window.put(each(remove, window.take(total_field * mask))), window.put(found.fits))
+    return LocalField(window.put(each(remove, window.take(within(total_field, mask)))), window.put(found.fits))

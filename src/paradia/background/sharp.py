@@ -7,6 +7,7 @@ import torch
 from paradia.background._spheres import least_radius, spheres
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
+from paradia.sources.inside import check_numbers, within
 from paradia.types import Image, LocalField, Mask
 
 CITE = "10.1016/j.neuroimage.2010.10.070"
@@ -50,6 +51,8 @@ def sharp(
         Shapes that do not fit the grid.
     MaskError
         The mask is empty, or nowhere deep enough for the sphere.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     Notes
     -----
@@ -62,9 +65,10 @@ def sharp(
     """
     radius = least_radius(grid.voxel_size, radius)
     window = Window.around(mask, grid, radius, total_field=total_field)
+    check_numbers(mask, total_field=total_field)
     share, fits = spheres(window, radius, total_field)
     shape = window.grid.shape
-    field = window.take(total_field * mask)
+    field = window.take(within(total_field, mask))
     high_pass = irfftn(rfftn(field).mul_(share), shape).mul_(fits)
     inverse = torch.where(share.abs() > threshold, 1 / share, 0.0)
     local = irfftn(rfftn(high_pass).mul_(inverse), shape).mul_(fits)

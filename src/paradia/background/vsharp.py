@@ -13,6 +13,7 @@ from paradia.errors import MaskError
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.operators.smv import even_spectrum, reach, sphere
+from paradia.sources.inside import check_numbers, within
 from paradia.types import Image, LocalField, Mask
 
 CITE = "10.1016/j.neuroimage.2010.10.070"
@@ -65,6 +66,8 @@ def vsharp(
         Shapes that do not fit the grid.
     MaskError
         The mask is empty, or nowhere deep enough for the smallest sphere.
+    NonFiniteError
+        The field is NaN or Inf in the mask.
 
     References
     ----------
@@ -72,8 +75,9 @@ def vsharp(
     Wu B, Li W, Guidon A, Liu C. Magn Reson Med 2012;67:137-147. doi:10.1002/mrm.23000.
     """
     window = Window.around(mask, grid, radius, total_field=total_field)
+    check_numbers(mask, total_field=total_field)
     shape = window.grid.shape
-    field, depth = window.take(total_field * mask), _depth(window)
+    field, depth = window.take(within(total_field, mask)), _depth(window)
     spectrum = rfftn(field)
 
     high_pass = torch.zeros_like(field)

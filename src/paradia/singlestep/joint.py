@@ -7,6 +7,7 @@ from torch import Tensor
 from paradia.fft import Window, each
 from paradia.grid import Grid
 from paradia.sources.doubt import doubt
+from paradia.sources.inside import check_numbers, within
 from paradia.sources.split import MARGIN, Effort, Split, structured
 from paradia.types import Callback, Image, Mask, Volume
 
@@ -76,6 +77,8 @@ def joint(
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field or its noise is NaN or Inf in the mask.
 
     References
     ----------
@@ -83,10 +86,11 @@ def joint(
     Candès EJ, Wakin MB, Boyd SP. J Fourier Anal Appl 2008;14:877-905. doi:10.1007/s00041-008-9045-x.
     """
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
+    check_numbers(mask, total_field=total_field, noise=noise)
     known = None if noise is None else window.take(noise)
 
     def one(field: Tensor) -> Tensor:
         split = Split(window, doubt(field, window.mask, known, model_error), rim)
         return structured(split, window, field, weight, Effort(start, rounds, max_iter), callback).x * window.mask
 
-    return window.put(each(one, window.take(total_field * mask)))
+    return window.put(each(one, window.take(within(total_field, mask))))

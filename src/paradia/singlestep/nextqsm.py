@@ -17,6 +17,7 @@ from paradia.nets.unrolled import ITERATIONS, START_ITERATIONS, TRUST, clear, in
 from paradia.registry import load
 from paradia.sources.doubt import roughness
 from paradia.sources.fit import BRISK, fit
+from paradia.sources.inside import within
 from paradia.sources.split import MARGIN, Effort
 from paradia.types import Callback, Image, LearnedSources, Mask, Volume
 
@@ -120,6 +121,6 @@ def nextqsm(
         left = unexplained(found.value, held.field, held.mask, held.dipole)
         return found.value, found.deviation, local.value, local.deviation, left, field.new_tensor(strange)
 
-    *maps, strange = each_of(one, window.take(total_field * mask).float())
+    *maps, strange = each_of(one, window.take(within(total_field, mask)).float())
     chi, chi_noise, local_field, local_noise, left = (window.put(image).to(total_field) for image in maps)
     return LearnedSources(chi, chi_noise, local_field, local_noise, left, strange.to(total_field))

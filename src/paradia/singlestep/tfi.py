@@ -5,6 +5,7 @@ from __future__ import annotations
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.singlestep._invert import invert
+from paradia.sources.inside import check_numbers
 from paradia.sources.slopes import Variation, edges
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, Image, Mask, Volume
@@ -77,6 +78,8 @@ def tfi(
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field or its noise is NaN or Inf in the mask.
 
     Notes
     -----
@@ -90,6 +93,7 @@ def tfi(
     Liu Z, Kee Y, Zhou D, Wang Y, Spincemaille P. Magn Reson Med 2017;78:303-315. doi:10.1002/mrm.26331.
     """
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
+    check_numbers(mask, total_field=total_field, noise=noise)
     inside = [edge.to(total_field) for edge in edges(window.mask)]
     return invert(
         "tfi",

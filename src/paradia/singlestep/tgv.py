@@ -5,6 +5,7 @@ from __future__ import annotations
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.singlestep._invert import invert
+from paradia.sources.inside import check_numbers
 from paradia.sources.slopes import GeneralisedVariation, edges
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, Image, Mask, Volume
@@ -82,6 +83,8 @@ def tgv(
         Shapes that do not fit the grid.
     MaskError
         The mask is empty.
+    NonFiniteError
+        The field or its noise is NaN or Inf in the mask.
 
     Notes
     -----
@@ -96,6 +99,7 @@ def tgv(
     Bredies K, Kunisch K, Pock T. SIAM J Imaging Sci 2010;3:492-526. doi:10.1137/090769521.
     """
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
+    check_numbers(mask, total_field=total_field, noise=noise)
     inside = [edge.to(total_field) for edge in edges(window.mask)]
     return invert(
         "tgv",
