@@ -123,6 +123,15 @@ def test_dead_and_rising_voxels_give_numbers(generator):
             assert 0 <= float(source.min()) <= float(source.max()) < 1
 
 
+def test_maps_of_another_precision_are_taken_to_that_of_the_echoes(generator):
+    magnitude, chi, r2, _ = pools(generator)
+    single = measure(magnitude, chi, r2=r2)
+    double = measure(magnitude, chi.double(), r2=r2.double())
+    for got, want in zip(double, single, strict=True):
+        assert got.dtype == magnitude.dtype
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5)
+
+
 def test_no_step_makes_a_voxel_less_probable(generator):
     """The fit never ends above its start."""
     magnitude, chi, r2, _ = pools(generator, noise=0.01)

@@ -85,7 +85,8 @@ def chisep_ilsqr(
     dr_neg
         Relaxivity Dr− of diamagnetic sources, likewise.
     tie
-        :math:`\kappa`, how firmly χ holds beside the field, which counts one; 0 leaves the given χ out.
+        :math:`\kappa`, how firmly χ holds beside the field, which counts one; with 0 the given χ tells no more than its mean and where
+        tissue is flat.
     cone
         Largest :math:`|D|` at which streaks are looked for, up to 2/3; 0 looks for none.
     max_iter

@@ -126,8 +126,8 @@ def decompose(
     times = magnitude.new_tensor(scan.echo_times)[:, None]
     model = Model(times, drs, SPHERE * scan.rad_per_ppm(1.0), noise)
     expected = 13 + 1.75 * (scan.b0 - 3) if rate is None else rate
-    signal, slow = magnitude[:, mask], (None if r2 is None else r2[mask].clamp_min(SLOWEST))
-    phase = model.turn * times * (chi[:, mask] if chi.ndim == 4 else chi[mask])
+    signal, slow = magnitude[:, mask], (None if r2 is None else r2[mask].to(magnitude).clamp_min(SLOWEST))
+    phase = model.turn * times * (chi[:, mask] if chi.ndim == 4 else chi[mask]).to(magnitude)
     found = []
     late = 0
     chunks = range(0, signal.shape[1], CHUNK)
