@@ -92,6 +92,14 @@ def test_gradcheck(name):
     assert torch.autograd.gradcheck(operator.to(x), (x,), fast_mode=True)
 
 
+@pytest.mark.parametrize("kind", [Dipole, Laplacian])
+def test_a_kernel_belongs_to_its_operator(kind):
+    operator = kind(GRID).to(torch.float64)
+    before = operator.kernel.clone()
+    operator.kernel.zero_()
+    assert torch.equal(kind(GRID).to(torch.float64).kernel, before)
+
+
 def test_precision_follows_the_data(operator):
     x = _domain(operator)
     exact = operator(x)

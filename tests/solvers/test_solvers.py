@@ -41,6 +41,14 @@ def test_cg_leaves_its_start_where_the_right_side_is_nothing(system):
     assert float(solution.x.norm()) < 1e-6
 
 
+def test_cg_stops_where_the_operator_sees_nothing():
+    """A right side that is partly beyond the operator's reach has no solution; what comes is finite, and not called one."""
+    operator, right = torch.tensor([1.0, 0.0]).mul, torch.ones(2)
+    solution = cg(operator, right, tol=1e-6)
+    assert bool(solution.x.isfinite().all())
+    assert not solution.converged
+
+
 def test_preconditioning_saves_iterations(generator):
     scale = torch.logspace(0, 4, 200, dtype=torch.float64)
     right = torch.randn(200, generator=generator, dtype=torch.float64)

@@ -57,7 +57,7 @@ class Convolution(SymmetricOperator):
         before = self.kernel.dtype
         super()._apply(fn, recurse)
         if self.kernel.dtype.itemsize > before.itemsize:  # casting up would keep the rounding
-            self.kernel = self.sampler(self.padded).to(self.kernel)
+            self.kernel = self.sampler(self.padded).to(self.kernel, copy=True)  # samplers keep theirs for the next operator
         return self
 
     def forward(self, x: Image) -> Image:

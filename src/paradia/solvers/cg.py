@@ -61,9 +61,12 @@ def cg(
     slope = _dot(residual, direction)
     iteration = 0
     while relative > tol and iteration < max_iter:
-        iteration += 1
         image = operator(direction)
-        step = slope / _dot(direction, image)
+        curvature = _dot(direction, image)
+        if not float(curvature.detach()) > 0:
+            break  # no step along a direction that the operator does not see gets any nearer
+        iteration += 1
+        step = slope / curvature
         x = torch.addcmul(x, step, direction)
         residual = torch.addcmul(residual, -step, image)
         relative = float(residual.detach().norm()) / size
