@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from paradia.errors import GeometryError, InputError
 from paradia.fft import from_kspace, to_kspace
 from paradia.grid import Grid
-from paradia.simulate import coils
+from paradia.simulate import coil_samples, coils
 from paradia.simulate._loops import WIRE, Loops, helmet, inductance, magnetic, potential, receive
 
 GRID = Grid((38, 45, 31), (4.1, 4.4, 5.2), (0.2, -0.3, 0.93))
@@ -145,7 +145,7 @@ def test_the_rim_is_brighter_and_a_delay_turns_the_phase_alone():
 
 @pytest.mark.parametrize("n", [8, 16, 32])
 def test_neighbours_share_noise(n):
-    sigma = coils.noise_covariance(n, seed=7).to(torch.complex128)
+    sigma = coil_samples.noise_covariance(n, seed=7).to(torch.complex128)
     torch.testing.assert_close(sigma, sigma.mH, rtol=0, atol=1e-6)
     assert torch.linalg.eigvalsh(sigma).min() > 0.05
     torch.testing.assert_close(sigma.diagonal().real.mean(), torch.tensor(2.0, dtype=torch.float64), rtol=1e-5, atol=0)
@@ -158,7 +158,7 @@ def test_neighbours_share_noise(n):
     near = apart[pairs] < np.quantile(apart[pairs], 2 / n)
     assert 0.15 < correlation[pairs][near].mean() < 0.7
     assert correlation[pairs][far].mean() < 0.3
-    alone = coils.noise_covariance(n, seed=7, loaded=0.1, leak=0.0)
+    alone = coil_samples.noise_covariance(n, seed=7, loaded=0.1, leak=0.0)
     assert (alone.abs() - alone.abs().diagonal().diag()).max() < 0.25
 
 
@@ -168,17 +168,17 @@ def test_what_leaks_is_out_of_phase():
         product = sigma[0, 3] * sigma[3, 7] * sigma[7, 0]
         return float((product.imag / product.abs()).abs())
 
-    assert twist(coils.noise_covariance(16, leak=0.0)) < 1e-3
-    assert twist(coils.noise_covariance(16, leak=0.3)) > 0.05
+    assert twist(coil_samples.noise_covariance(16, leak=0.0)) < 1e-3
+    assert twist(coil_samples.noise_covariance(16, leak=0.3)) > 0.05
 
 
 def test_the_noise_that_the_coils_deliver_is_the_noise_asked_for(generator):
     grid = Grid((24, 20, 22), (8.0, 9.0, 8.0))
-    maps, sigma = coils.sensitivities(grid, 8, seed=1), coils.noise_covariance(8, seed=1)
-    sigma = coils.scaled(sigma, maps, 0.02)
+    maps, sigma = coils.sensitivities(grid, 8, seed=1), coil_samples.noise_covariance(8, seed=1)
+    sigma = coil_samples.scaled(sigma, maps, 0.02)
     images = torch.ones((2, *grid.shape), dtype=torch.complex64)
-    samples = coils.kspace(images, maps, sigma, generator)
-    noise = from_kspace(samples - coils.kspace(images, maps)).movedim(1, 0).flatten(1)
+    samples = coil_samples.kspace(images, maps, sigma, generator)
+    noise = from_kspace(samples - coil_samples.kspace(images, maps)).movedim(1, 0).flatten(1)
     measured = noise @ noise.mH / noise.shape[1]
     tolerance = 4 * float(sigma.abs().max()) / math.sqrt(noise.shape[1])
     torch.testing.assert_close(measured, sigma, rtol=0, atol=tolerance)
@@ -187,7 +187,7 @@ def test_the_noise_that_the_coils_deliver_is_the_noise_asked_for(generator):
     combined = (weight.conj() @ noise) / (weight.conj() @ middle)
     assert math.isclose(combined.real.std(), 0.02, rel_tol=0.05)
     assert math.isclose(combined.imag.std(), 0.02, rel_tol=0.05)
-    calibration = coils.noise_samples(sigma, 40_000, generator)
+    calibration = coil_samples.noise_samples(sigma, 40_000, generator)
     torch.testing.assert_close(calibration @ calibration.mH / 40_000, sigma, rtol=0, atol=4 * float(sigma.abs().max()) / 200)
 
 
@@ -200,38 +200,38 @@ def test_kspace_is_unitary_and_centred(generator):
     torch.testing.assert_close(samples, direct, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(from_kspace(samples), image)
     maps = torch.randn((3, *shape), dtype=torch.complex64, generator=generator)
-    torch.testing.assert_close(from_kspace(coils.kspace(image[None], maps))[0], maps * image, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(from_kspace(coil_samples.kspace(image[None], maps))[0], maps * image, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_seed_draws_the_same_noise():
     grid = Grid((9, 8, 7), (20.0, 20.0, 20.0))
-    maps, sigma = coils.sensitivities(grid, 4), coils.noise_covariance(4)
+    maps, sigma = coils.sensitivities(grid, 4), coil_samples.noise_covariance(4)
     image = torch.zeros((1, *grid.shape), dtype=torch.complex64)
-    one, other = (coils.kspace(image, maps, sigma, torch.Generator().manual_seed(3)) for _ in range(2))
+    one, other = (coil_samples.kspace(image, maps, sigma, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(one, other)
-    assert coils.kspace(image, maps, torch.zeros_like(sigma), torch.Generator()).abs().max() == 0
+    assert coil_samples.kspace(image, maps, torch.zeros_like(sigma), torch.Generator()).abs().max() == 0
 
 
 def test_bad_input_is_told():
-    maps, sigma = coils.sensitivities(GRID, 4), coils.noise_covariance(4)
+    maps, sigma = coils.sensitivities(GRID, 4), coil_samples.noise_covariance(4)
     image = torch.zeros((1, *GRID.shape), dtype=torch.complex64)
     with pytest.raises(InputError, match="1 to 128 loops, got 0"):
         coils.sensitivities(GRID, 0)
     with pytest.raises(InputError, match="three positive semi-axes"):
-        coils.noise_covariance(8, radius=(100.0, -1.0, 100.0))
+        coil_samples.noise_covariance(8, radius=(100.0, -1.0, 100.0))
     with pytest.raises(InputError, match=r"share from 0 to 1, got 1\.5"):
-        coils.noise_covariance(8, leak=1.5)
+        coil_samples.noise_covariance(8, leak=1.5)
     with pytest.raises(InputError, match="losses in the head must be positive"):
-        coils.noise_covariance(8, loaded=0.0)
+        coil_samples.noise_covariance(8, loaded=0.0)
     with pytest.raises(GeometryError, match="Use one grid"):
-        coils.kspace(image[:, 1:], maps)
+        coil_samples.kspace(image[:, 1:], maps)
     with pytest.raises(InputError, match="of 5 coils, the sensitivities of 4"):
-        coils.kspace(image, maps, coils.noise_covariance(5), torch.Generator())
+        coil_samples.kspace(image, maps, coil_samples.noise_covariance(5), torch.Generator())
     with pytest.raises(InputError, match="noise needs a generator"):
-        coils.kspace(image, maps, sigma)
+        coil_samples.kspace(image, maps, sigma)
     with pytest.raises(InputError, match="not positive definite"):
-        coils.kspace(image, maps, -sigma, torch.Generator())
+        coil_samples.kspace(image, maps, -sigma, torch.Generator())
     with pytest.raises(InputError, match="zero or more"):
-        coils.scaled(sigma, maps, -1.0)
+        coil_samples.scaled(sigma, maps, -1.0)
     with pytest.raises(InputError, match="of 5 coils"):
-        coils.scaled(coils.noise_covariance(5), maps, 1.0)
+        coil_samples.scaled(coil_samples.noise_covariance(5), maps, 1.0)

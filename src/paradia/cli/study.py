@@ -21,7 +21,8 @@ from paradia.io.ismrmrd import require, write_raw
 from paradia.io.simulated import RAW, Series, affine_of, made_before, write_series, write_truth
 from paradia.simulate.acquire import scan
 from paradia.simulate.acquisition import Acquisition, Gre, SpinEcho, T1w
-from paradia.simulate.coils import HELMET, kspace, noise_covariance, noise_samples, scaled, sensitivities
+from paradia.simulate.coil_samples import kspace, noise_covariance, noise_samples, scaled
+from paradia.simulate.coils import HELMET, sensitivities
 from paradia.simulate.imperfect import Errors
 from paradia.simulate.lesions import KINDS
 from paradia.simulate.sampling import CALIBRATION, masks
