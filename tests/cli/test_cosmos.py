@@ -76,7 +76,7 @@ def test_turned_scans_give_the_truth(scans, tmp_path):
         assert abs(angle - np.degrees(turn.magnitude())) < 0.5
 
 
-def test_registered_scans_take_their_directions_from_the_sidecars(scans, tmp_path):
+def test_registered_scans_take_their_directions_from_the_sidecars(scans, tmp_path, capsys):
     """The same head under fields of other directions needs no registration."""
     names, truth, _ = scans
     affine = read(names["field"][0]).affine
@@ -94,6 +94,10 @@ def test_registered_scans_take_their_directions_from_the_sidecars(scans, tmp_pat
     assert command(given, out, "--registered") == 0
     chi = torch.from_numpy(read(out).data[0])
     assert correlation(chi, truth.chi, mask) > 0.95
+    told = json.loads((tmp_path / "chi.json").read_text())
+    assert told["B0_angles"] == pytest.approx([0, np.degrees(np.arctan2(0.5, 0.8)), np.degrees(np.arctan2(0.5, 0.8))], abs=0.01)
+    assert "RotationAngles" not in told, "nobody registered them here"
+    assert "field1.nii.gz: B0 32.0° from that of the first" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_told(scans, tmp_path, capsys):
@@ -105,5 +109,9 @@ def test_what_does_not_fit_is_told(scans, tmp_path, capsys):
     assert "ends in .nii.gz" in capsys.readouterr().err
     assert command(names, tmp_path / "chi.nii.gz", "--registered") == 2
     assert "nothing beside it tells where B0 pointed" in capsys.readouterr().err
+    assert command(names, f"{names['field'][0]}/chi.nii.gz") == 2
+    said = capsys.readouterr().err
+    assert "cannot write" in said
+    assert "°" not in said, "before anything is registered"
     assert command(names, names["field"][0]) == 2
     assert "would be overwritten" in capsys.readouterr().err

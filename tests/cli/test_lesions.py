@@ -56,6 +56,22 @@ def test_tables_and_picture(command, files, tmp_path):
     assert (out / "lesions.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_lesions_that_the_mask_leaves_out_are_named(command, files, tmp_path):
+    brain = np.ones(SHAPE)
+    brain[:, :, :10] = 0  # cuts the first lesion
+    brain[:, 27:] = 0  # leaves out the third
+    words = ("--lesions", files["labels"], "--maps", f"chi_pos={files['first']}", "--mask")
+    told = command("lesions", tmp_path / "out", *words, save(tmp_path / "brain.nii.gz", brain, AFFINE))
+    assert told.status == 0, told.err
+    said = re.sub(r"\s+", " ", told.err)
+    assert "2 lesions" in said
+    assert "outside the mask and left out: 3; partly outside it, measured where it holds: 1" in said
+    assert [row["lesion"] for row in rows(tmp_path / "out" / "lesions.tsv")] == ["1", "2"]
+    whole = command("lesions", tmp_path / "whole", *words, files["brain"])
+    assert "3 lesions" in whole.err
+    assert "outside" not in whole.err
+
+
 def test_a_mask_is_taken_apart_and_two_pipelines_are_compared(command, files, tmp_path):
     out = tmp_path / "out"
     words = ["--maps", f"chi_pos={files['first']}", "--against", f"chi_pos={files['other']}"]

@@ -285,6 +285,10 @@ def test_folders_are_needed_and_inputs_stay(command, inputs, linked):
     assert "chimap.nii.gz would be overwritten" in told.err
     told = command("qsmci", "dipole", "tkd", "--emit", linked, "--input", linked)
     assert "runs nothing" in told.err
+    told = command("qsmci", "dipole", "tkd", "--input", inputs, "--output", inputs / "params.json" / "out")
+    assert told.status == 2
+    assert "cannot write" in told.err
+    assert "inversion tkd" not in told.err, "nothing is computed for a place that cannot be written"
 
 
 def emitted(command, root, stage, method, *more) -> Path:

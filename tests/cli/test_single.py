@@ -217,6 +217,14 @@ def test_nan_outside_the_mask_is_left_out_and_inside_it_is_refused(command, file
     assert np.isfinite(nib.load(tmp_path / "chi.nii").get_fdata()).all()
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_computed(command, files, tmp_path):
+    (tmp_path / "file").touch()
+    told = command("inversion", "tkd", tmp_path / "file" / "o.nii", "--local-field", files["local_field"], "--mask", files["mask"])
+    assert told.status == 2
+    assert "cannot write" in told.err
+    assert "tkd" not in told.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -78,6 +78,14 @@ def test_what_cannot_be_swept_is_told_and_nothing_is_made(call, tmp_path, more, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_place_that_cannot_be_written_is_told_before_the_sweep(call, tmp_path):
+    (tmp_path / "file").touch()
+    told = call("--out", tmp_path / "file" / "out", "--knob", "threshold", "--values", "0.03:0.5:7")
+    assert told.status == 2
+    assert "cannot write" in told.err
+    assert not told.out
+
+
 def test_values():
     assert sweep_values("1e-4:1e-2:3") == [1e-4, 1e-3, 1e-2]
     assert sweep_values("1,2.5,3") == [1, 2.5, 3]

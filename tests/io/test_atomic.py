@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from paradia.errors import FileError
-from paradia.io.atomic import MARK, replacing, sweep, write_json, write_text
+from paradia.io.atomic import MARK, check_writable, replacing, sweep, write_json, write_text
 from paradia.io.hashing import fingerprints, sha256
 from paradia.io.nifti import write
 
@@ -79,6 +79,14 @@ def test_a_folder_that_is_a_file_is_told(tmp_path):
     (tmp_path / "a").touch()
     with pytest.raises(FileError, match="cannot write"):
         write_text(tmp_path / "a" / "b.txt", "text")
+
+
+def test_what_could_not_be_written_is_told_beforehand_and_nothing_is_made(tmp_path):
+    (tmp_path / "a").touch()
+    with pytest.raises(FileError, match=r"cannot write .*b\.txt: .*A part of the path is a file"):
+        check_writable(tmp_path / "a" / "b" / "b.txt")
+    check_writable(tmp_path / "new" / "folder" / "c.txt")
+    assert left(tmp_path) == ["a"]
 
 
 def test_a_killed_run_leaves_no_half_written_file_and_is_swept(tmp_path):

@@ -20,6 +20,7 @@ from paradia.cli.provenance import versions
 from paradia.errors import InputError, MaskError
 from paradia.grid import Grid
 from paradia.io.acquisition import geometry
+from paradia.io.atomic import check_writable
 from paradia.io.derivatives import save_map
 from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
 from paradia.io.sidecar import direction, sidecar_of
@@ -91,6 +92,7 @@ def cosmos(
     sources = [*field, *mask, *magnitude, *(noise or [])]
     if out.resolve() in {path.resolve() for path in sources}:
         raise InputError(f"the input {out} would be overwritten. Give another name for the result.")
+    check_writable(out)
     place = pick_device(device)
     knobs = {} if weight is None else {"weight": weight}
     with Progress() as progress:
@@ -100,9 +102,9 @@ def cosmos(
             progress.done(f"background removed by {background}")
         first = scans[0]
         motions = [Rigid(np.eye(4)) if registered else _motion(first, scan) for scan in scans]
-        for path, motion in zip(field, motions, strict=True):
-            progress.done(f"{path.name}: turned by {motion.angle:.1f}°")
         fields, common, noises, directions = _together(first, scans, motions)
+        for path, angle in zip(field, _angles(directions), strict=True):
+            progress.done(f"{path.name}: B0 {angle:.1f}° from that of the first")
         chi = load("inversion", "cosmos").function(
             fields.to(place), common.to(place), first.grid, directions.to(place), None if noises is None else noises.to(place), **knobs
         )
@@ -112,7 +114,8 @@ def cosmos(
             "DOI": load("inversion", "cosmos").cite,
             "Sources": [str(path) for path in sources],
             "B0_dirs": directions.tolist(),
-            "RotationAngles": [motion.angle for motion in motions],
+            "B0_angles": _angles(directions),
+            **({} if registered else {"RotationAngles": [motion.angle for motion in motions]}),
             "Command": shlex.join(["paradia", *sys.argv[1:]]),
             "SoftwareVersions": versions(),
         }
@@ -193,6 +196,12 @@ def _together(first: _Orientation, scans: list[_Orientation], motions: list[Rigi
         raise MaskError("the masks share no voxel after registration. Check the images, or register them beforehand (--registered).")
     kept = None if any(noise is None for noise in noises) else torch.stack([noise for noise in noises if noise is not None]) * common
     return torch.stack(fields) * common, common, kept, torch.from_numpy(np.array(directions)).float()
+
+
+def _angles(directions: Tensor) -> list[float]:
+    """Return how far each direction is from the first, degrees: what conditions the problem, unlike a turn about B0."""
+    apart = torch.linalg.vector_norm(torch.linalg.cross(directions, directions[:1].expand_as(directions)), dim=1)
+    return torch.rad2deg(torch.atan2(apart, directions @ directions[0])).tolist()
 
 
 def _axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:

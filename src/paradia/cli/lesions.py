@@ -21,7 +21,7 @@ from torch import Tensor
 from paradia.cli.progress import Progress
 from paradia.errors import GeometryError, InputError
 from paradia.grid import Grid
-from paradia.io.atomic import replacing, write_json, write_text
+from paradia.io.atomic import check_writable, replacing, write_json, write_text
 from paradia.io.derivatives import OUTPUTS
 from paradia.io.lesions import Case, named, study
 from paradia.io.nifti import Volumes, check_same_grid, read
@@ -107,14 +107,17 @@ def lesions(
     """
     rule = Rule(near, far, spread, certainty, rim)
     cases = list(_cases(lesions, maps, derivatives, against, mask, exclude))
+    check_writable(out / "lesions.tsv")
     measured, rows = [], []
     with Progress() as progress:
         for case in cases:
             with _naming(case, cases):
-                one, picture = _measured(case, exclude, separate, rule)
+                one, picture, missed = _measured(case, exclude, separate, rule)
             measured.append(one)
             rows += picture
-            progress.say(f"{case.name}: {len(one.lesions)} lesions")
+            progress.say(f"{case.name}: {len(one.lesions)} lesion{'' if len(one.lesions) == 1 else 's'}")
+            if missed:
+                progress.warn(f"{case.name}: {missed}")
         compared = _compared(measured) if against else {}
         _write(out, measured, compared, rule, cases)
         with replacing(out / "lesions.png") as handle:
@@ -147,8 +150,8 @@ def _cases(
     return study(lesions, derivatives, Path(against[0]) if against else None)
 
 
-def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule) -> tuple[Measured, list[Row]]:
-    """Read one subject and measure its lesions."""
+def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule) -> tuple[Measured, list[Row], str]:
+    """Read one subject and measure its lesions; say which of them the mask leaves out."""
     if case.others and case.maps.keys().isdisjoint(case.others):
         raise InputError("the two pipelines have no map in common. Give maps of the same names.")
     first = read(case.lesions)
@@ -164,7 +167,17 @@ def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule
     )
     arrays = {name: (image * mask).numpy() for name, image in maps.items()}
     rows = [Row(case.name, lesion, arrays, labels.numpy(), grid.voxel_size) for lesion in found]
-    return Measured(case.name, found, second, first.affine), rows
+    return Measured(case.name, found, second, first.affine), rows, _missed(labels, mask)
+
+
+def _missed(labels: Tensor, mask: Tensor) -> str:
+    """Say which lesions the maps do not cover, wholly or in part; nothing where they cover all."""
+    drawn = labels.flatten().bincount()[1:]
+    held = (labels * mask).flatten().bincount(minlength=len(drawn) + 1)[1:]
+    numbers = torch.arange(1, len(drawn) + 1)
+    gone, cut = (", ".join(map(str, numbers[which].tolist())) for which in ((drawn > 0) & (held == 0), (held > 0) & (held < drawn)))
+    told = [f"outside the mask and left out: {gone}"] if gone else []
+    return "; ".join([*told, *([f"partly outside it, measured where it holds: {cut}"] if cut else [])])
 
 
 @contextmanager

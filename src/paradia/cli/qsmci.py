@@ -11,6 +11,7 @@ from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
 from paradia.errors import InputError, UnknownStageError, nearest
 from paradia.io import qsmci as contract
+from paradia.io.atomic import check_writable
 from paradia.pipeline.chain import alone, chain, reads, with_knobs
 from paradia.pipeline.execute import execute
 from paradia.pipeline.protocol import Protocol
@@ -106,6 +107,7 @@ def _run(request: Request, folder: Path, out: Path, device: str) -> int:
     sources = {(folder / contract.file_of(name)).resolve() for name in (*request.needs, *request.uses)}
     if clash := [name for name in request.gives if (out / contract.file_of(name)).resolve() in sources]:
         raise InputError(f"the input {folder / contract.file_of(clash[0])} would be overwritten. Give another output folder.")
+    check_writable(out / contract.file_of(request.gives[0]))
     chosen = pick_device(device)
     board, affine, notes = contract.read_folder(folder, request.needs, request.uses)
     with Progress() as progress:

@@ -20,6 +20,7 @@ from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
 from paradia.cli.provenance import made, versions
 from paradia.errors import InputError
+from paradia.io.atomic import check_writable
 from paradia.io.derivatives import NUMBERS, OUTPUTS, save_map
 from paradia.pipeline.execute import execute
 from paradia.pipeline.protocol import Protocol
@@ -119,6 +120,7 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
     for path in places.values():
         if path.resolve() in {source.resolve() for source in sources}:
             raise InputError(f"the input {path} would be overwritten. Give another name for the result.")
+    check_writable(out)
     device = pick_device(given["device"])
     board, affine = read_board(method, given)
     knobs = {name: given[name] for name in method.knobs if name in given}

@@ -23,7 +23,7 @@ from paradia.cli.inputs import read_board
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
 from paradia.errors import InputError
-from paradia.io.atomic import replacing, write_text
+from paradia.io.atomic import check_writable, replacing, write_text
 from paradia.pipeline.execute import check_mask
 from paradia.pipeline.step import Step
 from paradia.pipeline.tune import Tuned, check, tune
@@ -70,6 +70,7 @@ def _run(method: Method, given: dict[str, Any]) -> int:
     values = sweep_values(given["values"]) if given["values"] else _around(default)
     check(step, knob, values)
     out = given["out"]
+    check_writable(out / "tune.csv")
     device = pick_device(given["device"])
     board, affine = read_board(method, given, extra=("noise",))
     check_mask(board, board.pop("invalid", None))

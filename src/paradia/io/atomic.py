@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -66,6 +67,27 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:  # also when interrupted: nothing half-written stays
         _discard(part)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """Find out, before anything is computed, whether a file could be written; nothing is left behind, not even its folder.
+
+    Parameters
+    ----------
+    path
+        Where the file will be.
+
+    Raises
+    ------
+    FileError
+        It could not.
+    """
+    try:
+        nearest = next(folder for folder in Path(path).absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def write_text(path: Path, text: str) -> Path:
