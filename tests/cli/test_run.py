@@ -243,6 +243,10 @@ def test_a_dry_run_tells_and_does_nothing(dataset, half_broken, command, tmp_pat
     assert "unwrap romeo → fieldmap linear" in told.out
     told = command("run", half_broken, tmp_path / "out", "--dry-run", *FAST)
     assert "sub-broken: 3 magnitude (incomplete" in told.out
+    assert "sub-fine: 3 magnitude, 3 phase\n" in told.out
+    next(half_broken.glob("sub-fine/**/*echo-2*phase*.nii*")).unlink()
+    told = command("run", half_broken, tmp_path / "out", "--dry-run", *FAST)
+    assert "sub-fine: 3 magnitude, 2 phase (incomplete" in told.out
     assert not (tmp_path / "out").exists()
 
 

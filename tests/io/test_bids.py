@@ -132,7 +132,7 @@ def test_nothing_to_do_is_told(root):
 def test_magnitudes_alone_fail_when_loaded_and_name_what_was_found(root):
     touch(root, *pair("sub-03", parts=("mag",)))
     (entry,) = bids.find(root)
-    with pytest.raises(PhaseError, match="sub-03 has no phase for sub-03; found sub-03_echo-1_part-mag_MEGRE.nii.gz, sub-03_echo-2"):
+    with pytest.raises(PhaseError, match="sub-03 has no phase; found sub-03_echo-1_part-mag_MEGRE.nii.gz, sub-03_echo-2"):
         bids.load(entry)
 
 

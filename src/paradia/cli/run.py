@@ -146,7 +146,7 @@ def _preview(entries: list[bids.Entry], job: Job) -> int:
         parts = {name: len(getattr(entry, name)) for name in ("magnitude", "phase", "real", "imaginary")}
         parts["spin echoes"] = len(entry.spin_echo)
         files = ", ".join(f"{count} {name}" for name, count in parts.items() if count)
-        sys.stdout.write(f"{entry.name}: {files}{'' if entry.complete else ' (incomplete: this one would fail)'}\n")
+        sys.stdout.write(f"{entry.name}: {files}{'' if not entry.fault else ' (incomplete: this one would fail)'}\n")
     steps = (f"{step.stage} {step.method}{f' or {step.otherwise}' if step.otherwise else ''}" for step in job.protocol.steps)
     sys.stdout.write(" → ".join(steps))
     sys.stdout.write(f"{', in two passes' if job.protocol.two_pass else ''}, on {job.device}\n")

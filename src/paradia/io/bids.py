@@ -70,6 +70,19 @@ class Entry:
         """Whether there are magnitude and phase, or real and imaginary parts."""
         return bool((self.magnitude and self.phase) or (self.real and self.imaginary))
 
+    @property
+    def fault(self) -> str:
+        """What of the images is missing and what to do, in a sentence; nothing where all is there."""
+        if not self.complete:
+            found = ", ".join(p.name for p in (*self.magnitude, *self.phase, *self.real, *self.imaginary))
+            lacks = "magnitude" if self.phase else "imaginary part" if self.real else "real part" if self.imaginary else "phase"
+            return f"{self.name} has no {lacks}; found {found}. Export it from the scanner as well."
+        first, second = ("magnitude", "phase") if self.magnitude and self.phase else ("real", "imaginary")
+        if self.echoes[first] != self.echoes[second]:
+            there = f"echoes {self.echoes[first]} of the {first} and {self.echoes[second]} of the {second}"
+            return f"{self.name} has {there}. Add the missing files."
+        return ""
+
 
 def find(
     root: Path | str,
@@ -148,17 +161,9 @@ def load(entry: Entry, *, register: bool = False, **reading: Any) -> Acquisition
         An echo is there twice, such as compressed and not.
     """
     _check_once(entry)
-    if not entry.complete:
-        found = ", ".join(p.name for p in (*entry.magnitude, *entry.phase, *entry.real, *entry.imaginary))
-        lacks = "magnitude" if entry.phase else "imaginary part" if entry.real else "real part" if entry.imaginary else "phase"
-        raise PhaseError(f"sub-{entry.subject} has no {lacks} for {entry.name}; found {found}. Export it from the scanner as well.")
+    if entry.fault:
+        raise PhaseError(entry.fault)
     polar = bool(entry.magnitude and entry.phase)
-    first, second = ("magnitude", "phase") if polar else ("real", "imaginary")
-    if entry.echoes[first] != entry.echoes[second]:
-        raise PhaseError(
-            f"{entry.name} has echoes {entry.echoes[first]} of the {first} and {entry.echoes[second]} of the {second}. "
-            "Add the missing files."
-        )
     mask = None if entry.masks is None else find_mask(entry, entry.masks)
     reading = {**reading, "mask": mask, "name": entry.name, "root": entry.root}
     if polar:
