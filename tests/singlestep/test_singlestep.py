@@ -151,6 +151,16 @@ def test_no_number_inside_the_mask_is_refused(invert, case):
         invert(case.field, case.mask, case.grid, noise)
 
 
+def test_voxels_of_unknown_noise_do_not_count(invert, case):
+    """Those without noise are unknown, as in every inversion, and not the surest of all."""
+    wrong = torch.zeros_like(case.mask)
+    wrong[:, :, case.mask.shape[2] // 2] = True
+    field = torch.where(wrong & case.mask, case.field + 0.3, case.field)
+    unknown = invert(field, case.mask, case.grid, torch.where(wrong, 0.0, case.noise))
+    worthless = invert(field, case.mask, case.grid, torch.where(wrong, 1e4, case.noise))
+    assert float((unknown - worthless).norm() / worthless.norm()) < 0.01
+
+
 def test_zero_gives_zero(invert, case):
     assert invert(torch.zeros_like(case.field), case.mask, case.grid).abs().max() == 0
 

@@ -119,6 +119,16 @@ def test_doubts_add_in_squares_inside_the_mask_alone(grid, generator):
     assert (bent >= told * math.hypot(0.003, 0.001) / 0.005 - 1e-9).all()
 
 
+def test_a_voxel_of_unknown_noise_is_not_believed(grid, generator):
+    mask = torch.rand(grid.shape, generator=generator) > 0.3
+    field, noise = 0.01 * torch.randn(grid.shape, generator=generator), torch.full(grid.shape, 0.003)
+    holes = mask & (torch.rand(grid.shape, generator=generator) > 0.9)
+    told = doubt(field, mask, torch.where(holes, 0.0, noise), 0.02)
+    assert bool(told[holes].isinf().all())
+    assert torch.equal(told[~holes], doubt(field, mask, noise, 0.02)[~holes])
+    assert torch.equal(doubt(field, mask, torch.zeros_like(noise), 0.02), doubt(field, mask, None, 0.02))
+
+
 def test_a_fit_explains_the_field_and_tells_the_sides_apart(generator):
     grid = Grid((36, 27, 32), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
     mask = torch.zeros(grid.shape, dtype=torch.bool)

@@ -19,13 +19,17 @@ def doubt(field: Tensor, mask: Tensor, noise: Tensor | None, model_error: float,
     mask
         Voxels where it holds.
     noise
-        Its noise, ppm; judged from the field's roughness where not given.
+        Its noise, ppm; where it is zero it is unknown, and the field is not believed. Judged from the field's roughness where it is
+        not given, or known nowhere.
     model_error
         Share of `bend` that counts as error.
     floor
         What every field holds beside noise, ppm.
     """
-    grainy = roughness(field, mask).expand(field.shape) if noise is None else noise
+    if noise is None or not bool((mask & (noise > 0)).any()):
+        grainy = roughness(field, mask).expand(field.shape)
+    else:
+        grainy = torch.where(noise > 0, noise, torch.inf)
     variance = grainy.square().add_((model_error * bend(field, mask)).square_()).add_(floor**2)
     return torch.where(mask, variance.sqrt_(), 0.0)
 
