@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from paradia.errors import ConvergenceWarning, GeometryError, MaskError, NonFiniteError
+from paradia.errors import ConvergenceWarning, GeometryError, InputError, MaskError, NonFiniteError
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.registry import load, methods
+from paradia.scan import Scan
 from paradia.simulate.head import head
 
 METHODS = tuple(name for name in methods("background") if "total_field" in load("background", name).needs and name != "bgnet")
@@ -184,6 +185,25 @@ def test_mask_too_thin_for_any_sphere(case):
     thin[20] = True  # one slice
     with pytest.raises(MaskError, match="fits into the mask"):
         load("background", "vsharp").function(case.total, thin, case.grid)
+
+
+@pytest.mark.parametrize(
+    ("name", "knob", "data"),
+    [("vsharp", "step", "field"), ("resharp", "weight", "field"), ("harperella", "weight", "phase"), ("joint", "rim", "field")],
+)
+def test_knobs_that_must_be_above_zero(name, knob, data, case):
+    given = (case.total,) if data == "field" else (case.total[None],)
+    scan = (Scan((0.004,), 3.0),) if data == "phase" else ()
+    with pytest.raises(InputError, match=f"{knob} must be positive, got 0"):
+        load("background", name).function(*given, case.mask, case.grid, *scan, **{knob: 0.0})
+
+
+def test_vsharp_with_a_largest_sphere_below_its_smallest_is_that_with_the_smallest_alone(case):
+    """A sphere of a single voxel would leave nothing of any field."""
+    vsharp = load("background", "vsharp").function
+    small, alone = (vsharp(case.total, case.mask, case.grid, radius=radius) for radius in (1.0, 1.5 * max(case.grid.voxel_size)))
+    assert small.local_field.abs().max() > 0
+    assert torch.equal(small.local_field, alone.local_field)
 
 
 def test_vsharp_takes_harmonic_cubics_away_to_the_last_digits(case):

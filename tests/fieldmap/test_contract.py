@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from paradia.errors import GeometryError, MaskError, MetadataError, ParadiaWarning
+from paradia.errors import GeometryError, InputError, MaskError, MetadataError, ParadiaWarning
 from paradia.fieldmap._echoes import prepare
 from paradia.grid import Grid
 from paradia.pipeline.step import Step
@@ -226,6 +226,14 @@ def test_what_the_echoes_do_not_tell_is_peeled_off_the_edge_and_kept_inside(name
     assert torch.equal(fit.mask[:, :, :29], mask[:, :, :29])
     everything = fit_to(name, (unwrapped, magnitude), mask, EVEN, noise_limit=math.inf)
     assert torch.equal(everything.mask, mask)
+
+
+@pytest.mark.parametrize("name", ["linear", "nonlinear"])
+def test_a_smooth_offset_needs_a_width(name):
+    _, _, _, mask = truth(EVEN)
+    with pytest.raises(InputError, match="smoothing must be positive, got 0"):
+        fit_to(name, measured(EVEN, 60), mask, EVEN, smoothing=0.0)
+    assert fit_to(name, measured(EVEN, 60), mask, EVEN, smoothing=0.0, offset="voxel").total_field.isfinite().all()
 
 
 @pytest.mark.parametrize(

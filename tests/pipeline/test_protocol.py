@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from paradia.errors import FileError, InputError, UnknownKnobError, UnknownMethodError, UnknownProtocolError
@@ -65,6 +67,29 @@ def test_values_of_their_knobs_kind_are_taken():
     Step("fieldmap", "nonlinear", {"bipolar": None, "offset": "voxel"})
     Step("separation", "closed_form", {"dr_pos": None, "dr_neg": 140})
     assert Step("unwrap", "romeo", {"weights": ["phase", "magnitude"]}).knobs["weights"] == ("phase", "magnitude")
+
+
+@pytest.mark.parametrize(
+    ("stage", "method", "knob", "value", "message"),
+    [
+        ("background", "vsharp", "radius", -3.0, "background.radius must not be negative, got -3.0"),
+        ("background", "vsharp", "radius", math.inf, "background.radius must be finite, got inf"),
+        ("mask", "combined", "closing", math.inf, "mask.closing must be finite"),
+        ("unwrap", "laplacian", "padding", -1, "unwrap.padding must not be negative, got -1"),
+        ("inversion", "l1bayes", "reach", math.inf, "inversion.reach must be finite"),
+        ("singlestep", "tfi", "rim", -0.1, "singlestep.rim must not be negative"),
+        ("separation", "closed_form", "dr_pos", -137, "separation.dr_pos must not be negative"),
+    ],
+)
+def test_numbers_beyond_any_range_are_refused_before_computing(stage, method, knob, value, message):
+    with pytest.raises(InputError, match=message):
+        Step(stage, method, {knob: value})
+
+
+def test_knobs_without_limits_may_have_none():
+    Step("inversion", "ndi", {"reach": -1.0})
+    Step("singlestep", "tfi", {"rim": math.inf})
+    Step("fieldmap", "mdi", {"noise_limit": math.inf})
 
 
 def test_the_word_false_does_not_pass_for_true():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from paradia.errors import ConvergenceWarning, GeometryError, MaskError, NonFiniteError
+from paradia.errors import ConvergenceWarning, GeometryError, InputError, MaskError, NonFiniteError
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
@@ -159,6 +159,11 @@ def test_voxels_of_unknown_noise_do_not_count(invert, case):
     unknown = invert(field, case.mask, case.grid, torch.where(wrong, 0.0, case.noise))
     worthless = invert(field, case.mask, case.grid, torch.where(wrong, 1e4, case.noise))
     assert float((unknown - worthless).norm() / worthless.norm()) < 0.01
+
+
+def test_a_rim_without_any_susceptibility_is_refused(invert, case):
+    with pytest.raises(InputError, match="rim must be positive, got 0"):
+        invert(case.field, case.mask, case.grid, case.noise, rim=0.0)
 
 
 def test_zero_gives_zero(invert, case):

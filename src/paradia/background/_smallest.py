@@ -7,6 +7,7 @@ import math
 from torch import Tensor
 
 from paradia.background._spheres import Spheres
+from paradia.errors import InputError
 from paradia.fft import irfftn, rfftn
 from paradia.solvers._solution import Solution
 from paradia.solvers.cg import cg
@@ -41,7 +42,14 @@ def smallest(
         The local field where the spheres fit.
     Solution
         Of the equation for y, with its relative residual.
+
+    Raises
+    ------
+    InputError
+        The weight is not positive.
     """
+    if weight <= 0:
+        raise InputError(f"weight must be positive, got {weight}. Give 0.01 to give up next to nothing.")
     share, fits = spheres
     damp = weight * (0.1 * (2 * math.pi * radius / WAVELENGTH) ** 2) ** 2
     squared = share.square()

@@ -79,6 +79,8 @@ def harperella(
     ------
     MetadataError, GeometryError, MaskError, NonFiniteError
         Echoes, shapes or a mask that do not fit, and phase or magnitude in the mask that is no number.
+    InputError
+        The weight is not positive.
 
     Notes
     -----

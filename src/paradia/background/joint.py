@@ -80,6 +80,8 @@ def joint(
 
     Raises
     ------
+    InputError
+        The rim is not positive.
     GeometryError
         Shapes that do not fit the grid.
     MaskError

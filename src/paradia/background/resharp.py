@@ -61,6 +61,8 @@ def resharp(
 
     Raises
     ------
+    InputError
+        The weight is not positive.
     GeometryError
         Shapes that do not fit the grid.
     MaskError

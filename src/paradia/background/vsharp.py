@@ -9,7 +9,8 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from paradia.errors import MaskError
+from paradia.background._spheres import least_radius
+from paradia.errors import InputError, MaskError
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.operators.smv import even_spectrum, reach, sphere
@@ -47,11 +48,11 @@ def vsharp(
     grid
         Voxel size.
     radius
-        Radius of the largest sphere, mm. Larger keeps more of the slowly varying local field.
+        Radius of the largest sphere, mm, and at least that of the smallest. Larger keeps more of the slowly varying local field.
     radius_min
         Radius of the smallest sphere, mm, and at least one and a half voxels; what lies closer to the edge is given up.
     step
-        Difference between radii, mm.
+        Difference between radii, mm, above zero.
     threshold
         Frequencies with :math:`|1 - S_R|` below it are set to zero.
 
@@ -62,6 +63,8 @@ def vsharp(
 
     Raises
     ------
+    InputError
+        The radii do not grow.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -74,6 +77,10 @@ def vsharp(
     Schweser F, Deistung A, Lehr BW, Reichenbach JR. NeuroImage 2011;54:2789-2807. doi:10.1016/j.neuroimage.2010.10.070.
     Wu B, Li W, Guidon A, Liu C. Magn Reson Med 2012;67:137-147. doi:10.1002/mrm.23000.
     """
+    if step <= 0:
+        raise InputError(f"step must be positive, got {step} mm. A voxel's length is usual.")
+    least = least_radius(grid.voxel_size, radius_min)
+    radius = max(radius, least)
     window = Window.around(mask, grid, radius, total_field=total_field)
     check_numbers(mask, total_field=total_field)
     shape = window.grid.shape
@@ -83,7 +90,7 @@ def vsharp(
     high_pass = torch.zeros_like(field)
     kept = torch.zeros_like(window.mask)
     largest: Tensor | None = None
-    for size in _radii(radius, max(radius_min, 1.5 * max(grid.voxel_size)), step):
+    for size in _radii(radius, least, step):
         ball = sphere(grid.voxel_size, size)
         fits = depth > reach(ball, grid.voxel_size) + ROUNDING
         if not fits.any():
@@ -108,6 +115,6 @@ def _depth(window: Window) -> Tensor:
 
 
 def _radii(largest: float, smallest: float, step: float) -> list[float]:
-    """List the radii from the smallest to the largest, both included."""
+    """List the radii from the smallest to the largest, both included; the largest is no smaller."""
     count = max(math.ceil((largest - smallest) / step), 0)
-    return [min(smallest, largest)] + [largest - i * step for i in reversed(range(count))]
+    return [smallest] + [largest - i * step for i in reversed(range(count))]

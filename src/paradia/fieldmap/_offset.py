@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from paradia.errors import ParadiaWarning
+from paradia.errors import InputError, ParadiaWarning
 from paradia.fieldmap._echoes import Prepared, line, wrap
 from paradia.fieldmap._smooth import local_mean, polynomial
 from paradia.grid import Grid
@@ -31,7 +31,14 @@ def remove_offset(prepared: Prepared, grid: Grid, kind: Offset, width: float, bi
         The same with phases that are proportional to echo time.
     Tensor
         The offset, rad, not wrapped.
+
+    Raises
+    ------
+    InputError
+        The width is not positive.
     """
+    if kind == "smooth" and width <= 0:
+        raise InputError(f"smoothing must be positive, got {width} mm. 3 to 15 are usual; offset = voxel smoothes nothing.")
     none = torch.zeros_like(prepared.phase[0])
     if prepared.phase.shape[0] < 2 or kind == "none":
         return prepared, none

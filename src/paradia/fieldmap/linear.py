@@ -59,6 +59,8 @@ def linear(
     ------
     MetadataError, GeometryError, MaskError
         Echoes, shapes or mask that do not fit.
+    InputError
+        A smoothing that is not positive.
 
     Notes
     -----

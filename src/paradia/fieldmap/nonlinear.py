@@ -67,6 +67,8 @@ def nonlinear(
     ------
     MetadataError, GeometryError, MaskError
         Echoes, shapes or mask that do not fit.
+    InputError
+        A smoothing that is not positive.
 
     Notes
     -----

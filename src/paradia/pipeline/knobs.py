@@ -12,11 +12,20 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from paradia.errors import InputError
 from paradia.registry import Method
 
+SIGNED = frozenset({"reach"})
+"""Knobs of our own methods that may be negative; sizes, weights, shares and counts may not."""
+
+ENDLESS = frozenset({"noise_limit", "rim"})
+"""Those that may be infinite: no limit."""
+
 PLAIN: dict[type, str] = {float: "a number", int: "a whole number", bool: "true or false", str: "a word"}
 
 
 def check_knob(method: Method, name: str, value: Any) -> None:
     """Refuse a value of another type than the knob's: a word for a number, the word "False", which is true, or NaN.
+
+    Of our own methods a number below zero or without end is refused too, but for the few knobs to which it means something. What is
+    between the ends of its range the method itself checks, and a plugin all of it.
 
     Raises
     ------
@@ -26,6 +35,11 @@ def check_knob(method: Method, name: str, value: Any) -> None:
     wanted = _types(method.function).get(name, Any)
     if not _fits(value, wanted):
         raise InputError(f"{method.stage}.{name} must be {_worded(wanted)}, got {value!r}.")
+    if isinstance(value, Real) and method.function.__module__.startswith("paradia."):
+        if value < 0 and name not in SIGNED:
+            raise InputError(f"{method.stage}.{name} must not be negative, got {value}. Leave it out for its default.")
+        if math.isinf(value) and name not in ENDLESS:
+            raise InputError(f"{method.stage}.{name} must be finite, got {value}. Leave it out for its default.")
 
 
 @cache

@@ -73,6 +73,8 @@ def joint(
 
     Raises
     ------
+    InputError
+        The rim is not positive.
     GeometryError
         Shapes that do not fit the grid.
     MaskError

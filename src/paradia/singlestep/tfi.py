@@ -74,6 +74,8 @@ def tfi(
 
     Raises
     ------
+    InputError
+        The rim is not positive.
     GeometryError
         Shapes that do not fit the grid.
     MaskError

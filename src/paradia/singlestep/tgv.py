@@ -79,6 +79,8 @@ def tgv(
 
     Raises
     ------
+    InputError
+        The rim is not positive.
     GeometryError
         Shapes that do not fit the grid.
     MaskError

@@ -15,6 +15,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from paradia.errors import InputError
 from paradia.fft import Window, irfftn, rfftn
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
@@ -65,9 +66,16 @@ class Split:
         Standard deviation of susceptibility in the rim of the mask, ppm.
     outside
         Standard deviation of susceptibility outside the mask that the start expects, ppm.
+
+    Raises
+    ------
+    InputError
+        The deviation in the rim is not positive.
     """
 
     def __init__(self, window: Window, deviation: Tensor, rim: float, outside: float = OUTSIDE) -> None:
+        if rim <= 0:
+            raise InputError(f"rim must be positive, got {rim} ppm. 0.02 to 0.1 are usual.")
         self.mask = window.mask
         root = Weighting(self.mask, deviation).to(deviation).weights
         self.scale = deviation[self.mask].reciprocal().mean().reciprocal()  # ppm; the weights are one over the deviation, times this
