@@ -108,7 +108,7 @@ def cosmos(
         chi = load("inversion", "cosmos").function(
             fields.to(place), common.to(place), first.grid, directions.to(place), None if noises is None else noises.to(place), **knobs
         )
-        sidecar = {
+        sidecar: dict[str, Any] = {
             "EstimationAlgorithm": "inversion/cosmos",
             "Parameters": {**knobs, "background": background, "registered": registered},
             "DOI": load("inversion", "cosmos").cite,
