@@ -149,6 +149,21 @@ def test_no_number_outside_the_mask_does_not_matter(invert, case):
         torch.testing.assert_close(told, invert(case.field, case.mask, case.grid, **rest))
 
 
+@pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("ilsqr", "nltv")])  # these look at the slopes ahead of a voxel
+def test_mirrors_with_an_axis(name, axis, case):
+    box = (slice(10, 30), slice(12, 33), slice(10, 28))
+    field, mask = case.field[box], case.mask[box].clone()
+    mask[:3, :4, :5] = mask[-2:, 3:, 6:] = False  # no two sides alike
+    b0_dir = tuple(-b if a == axis else b for a, b in enumerate(case.grid.b0_dir))
+    grids = Grid(mask.shape, case.grid.voxel_size, case.grid.b0_dir), Grid(mask.shape, case.grid.voxel_size, b0_dir)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        invert = load("inversion", name).function
+        straight, mirrored = invert(field, mask, grids[0]), invert(field.flip(axis), mask.flip(axis), grids[1]).flip(axis)
+    assert float((mirrored - straight).norm() / straight.norm()) < (0.01 if name == "l1bayes" else 1e-4)
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_no_number_inside_the_mask_is_refused(invert, case, value):
     broken = case.field.clone()
