@@ -8,6 +8,7 @@ from torch import Tensor
 from paradia.fft import Window, each
 from paradia.grid import Grid
 from paradia.sources.doubt import doubt
+from paradia.sources.fit import MODEL_ERROR, RIM, USUAL, WEIGHT
 from paradia.sources.inside import check_numbers, within
 from paradia.sources.split import MARGIN, Effort, Split, structured
 from paradia.types import Callback, Image, LocalField, Mask, Volume
@@ -21,13 +22,13 @@ def joint(
     grid: Grid,
     noise: Volume | None = None,
     *,
-    weight: float = 0.08,
-    rim: float = 0.07,
-    model_error: float = 0.02,
+    weight: float = WEIGHT,
+    rim: float = RIM,
+    model_error: float = MODEL_ERROR,
     residual: bool = False,
-    start: int = 120,
-    rounds: int = 4,
-    max_iter: int = 20,
+    start: int = USUAL.start,
+    rounds: int = USUAL.rounds,
+    max_iter: int = USUAL.max_iter,
     callback: Callback | None = None,
 ) -> LocalField:
     r"""Fit sources inside and outside together, those inside with few edges, and keep the field of the inner ones.

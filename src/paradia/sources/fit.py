@@ -13,7 +13,10 @@ from paradia.sources.split import Effort, Split, structured
 from paradia.types import Callback
 
 WEIGHT, RIM, MODEL_ERROR = 0.08, 0.07, 0.02
-"""Defaults of `singlestep.joint`."""
+"""Defaults of both methods called `joint`, and what others begin with."""
+
+USUAL = Effort(start=120, rounds=4, max_iter=20)
+"""Default of both."""
 
 QUICK = Effort(start=60, rounds=3, max_iter=15)
 """Half of the usual: what networks begin with in training, since what mends a worse start mends a better one too."""
