@@ -107,8 +107,13 @@ def test_what_is_missing_is_told(files):
         from_files(files[0], (), **TIMES)
     with pytest.raises(PhaseError, match="no magnitude either"):
         from_files((), (), **TIMES)
-    with pytest.raises(MetadataError, match=r"echo times of .*mag\.nii\.gz are not known"):
+    with pytest.raises(MetadataError, match=r"echo times of .*mag\.nii\.gz are not known.* in seconds, or state --echo-times\."):
         from_files(*files)
+    root = files[0].parent  # run has no option for it
+    with pytest.raises(MetadataError, match=r"echo times of .*mag\.nii\.gz are not known.* in seconds\.$"):
+        from_files(*files, root=root)
+    with pytest.raises(MetadataError, match=r"field strength of .*mag\.nii\.gz is not known.* in tesla\.$"):
+        from_files(*files, root=root, echo_times=(0.004, 0.008))
     with pytest.raises(MetadataError, match=r"field strength of .*mag\.nii\.gz is not known"):
         from_files(*files, echo_times=(0.004, 0.008))
     with pytest.raises(MetadataError, match=r"mag\.nii\.gz.*Milliseconds"):

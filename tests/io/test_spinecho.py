@@ -32,6 +32,13 @@ def image():
     return 50 + 50 * np.random.default_rng(0).random((*SHAPE, 3))
 
 
+def test_how_their_echo_times_are_stated_is_told(gradient, image, tmp_path):
+    path = write(tmp_path / "mese.nii.gz", image)
+    path.with_name("mese.json").unlink()
+    with pytest.raises(MetadataError, match=r"echo times of .*mese\.nii\.gz are not known.*, or state --spin-echo-times\.$"):
+        with_spin_echoes(gradient, path)
+
+
 def write(path, image, affine=AFFINE, b0=3.0):
     nib.save(nib.Nifti1Image(image.astype(np.float32), affine), path)
     path.with_name("mese.json").write_text(json.dumps({"EchoTime": TIMES, **({} if b0 is None else {"MagneticFieldStrength": b0})}))

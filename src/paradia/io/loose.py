@@ -40,6 +40,7 @@ def from_files(
     root: Path | None = None,
     need_phase: bool = True,
     need_scan: bool = True,
+    option: str = "--echo-times",
 ) -> Acquisition:
     """Read an acquisition and convert it to the project's units and signs.
 
@@ -69,6 +70,8 @@ def from_files(
         Without it, magnitudes alone will do, for relaxometry; the phase is zero then.
     need_scan
         Without it, echo times need not be known, for steps that use none; the scan means nothing then.
+    option
+        What states echo times on the command line, for messages; a BIDS data set has its sidecars alone.
 
     Raises
     ------
@@ -83,7 +86,8 @@ def from_files(
     label = first.label
     sidecars, phase_sidecar = _sidecars(given, root)
     if need_scan:
-        scan, scan_notes = scan_from(sidecars, label, len(first.data), echo_times=echo_times, b0=b0)
+        offered = option if root is None else None
+        scan, scan_notes = scan_from(sidecars, label, len(first.data), echo_times=echo_times, b0=b0, option=offered)
     else:
         scan, scan_notes = Scan(tuple(np.linspace(1e-3, 0.1, len(first.data)))), ()
     from_sidecar = direction(sidecars[0], label) if b0_dir is None else None

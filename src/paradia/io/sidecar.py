@@ -71,6 +71,7 @@ def scan_from(
     *,
     echo_times: Sequence[float] | None = None,
     b0: float | None = None,
+    option: str | None = "--echo-times",
 ) -> tuple[Scan, tuple[str, ...]]:
     """Settle echo times and field strength.
 
@@ -86,6 +87,8 @@ def scan_from(
         Echo times as stated, s; the sidecars are not asked then.
     b0
         Field strength as stated, T; the sidecars are not asked then.
+    option
+        What states echo times on the command line, for messages; nothing where sidecars alone count, as in a BIDS data set.
 
     Returns
     -------
@@ -98,12 +101,12 @@ def scan_from(
         Echo times or field strength that are missing, wrong, or contradict one another.
     """
     notes = []
-    times = tuple(float(t) for t in echo_times) if echo_times else _echo_times(sidecars, label, echoes)
+    times = tuple(float(t) for t in echo_times) if echo_times else _echo_times(sidecars, label, echoes, option)
     if len(times) != echoes:
         plural = "echo" if echoes == 1 else "echoes"
         raise MetadataError(f"{label} holds {echoes} {plural}, but there are {len(times)} echo times {times}. Give one for each echo.")
     if b0 is None:
-        b0, note = _field_strength(sidecars, label)
+        b0, note = _field_strength(sidecars, label, stated=option is not None)
         notes.append(note)
     try:
         return Scan(times, b0), tuple(notes)
@@ -149,7 +152,8 @@ def stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _echo_times(sidecars: Sequence[Mapping[str, Any]], label: str, echoes: int) -> tuple[float, ...]:
+def _echo_times(sidecars: Sequence[Mapping[str, Any]], label: str, echoes: int, option: str | None) -> tuple[float, ...]:
+    or_state = f", or state {option}" if option else ""
     lists = [s.get("EchoTime") for s in sidecars]
     if len(lists) > 1 and isinstance(lists[0], list) and all(item == lists[0] for item in lists):
         sidecars = sidecars[:1]  # one sidecar for all the files
@@ -164,24 +168,22 @@ def _echo_times(sidecars: Sequence[Mapping[str, Any]], label: str, echoes: int) 
         times += [float(item) for item in items]
     if not times:
         raise MetadataError(
-            f"the echo times of {label} are not known: no sidecar gives EchoTime. "
-            "Add it to the JSON file in seconds, or state --echo-times."
+            f"the echo times of {label} are not known: no sidecar gives EchoTime. Add it to the JSON file in seconds{or_state}."
         )
     if len(sidecars) == echoes and len(times) < echoes:
-        raise MetadataError(
-            f"only {len(times)} of {echoes} sidecars of {label} give EchoTime. Add it to the others, or state --echo-times."
-        )
+        raise MetadataError(f"only {len(times)} of {echoes} sidecars of {label} give EchoTime. Add it to the others{or_state}.")
     return tuple(times)
 
 
-def _field_strength(sidecars: Sequence[Mapping[str, Any]], label: str) -> tuple[float, str]:
+def _field_strength(sidecars: Sequence[Mapping[str, Any]], label: str, *, stated: bool) -> tuple[float, str]:
     """Take the exact field from the centre frequency where it agrees with the nominal one."""
     nominal = _agreed(sidecars, "MagneticFieldStrength", label, 1e-3)
     frequency = _agreed(sidecars, "ImagingFrequency", label, 1e-3)
     exact = None if frequency is None else frequency * 1e6 / GAMMA_BAR
     if nominal is None and (exact is None or not 0.01 <= exact <= 30):
         raise MetadataError(
-            f"the field strength of {label} is not known: no sidecar gives MagneticFieldStrength. Add it in tesla, or state --b0."
+            f"the field strength of {label} is not known: no sidecar gives MagneticFieldStrength. "
+            f"Add it in tesla{', or state --b0' if stated else ''}."
         )
     if exact is None:
         return nominal or 0.0, f"The field strength is {nominal:g} T, from MagneticFieldStrength."

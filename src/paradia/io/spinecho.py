@@ -63,7 +63,7 @@ def with_spin_echoes(
     """
     paths = as_paths(files)
     told = None if any(_tells_field(path, root) for path in paths) else acquisition.scan.b0
-    spin = from_files(paths, (), echo_times=echo_times, b0=told, root=root, need_phase=False)
+    spin = from_files(paths, (), echo_times=echo_times, b0=told, root=root, need_phase=False, option="--spin-echo-times")
     if abs(spin.scan.b0 / acquisition.scan.b0 - 1) > SAME_FIELD:
         raise MetadataError(
             f"{paths[0]} was taken at {spin.scan.b0:g} T, the gradient echoes at {acquisition.scan.b0:g} T. Give both scans of one magnet."
