@@ -118,7 +118,7 @@ def test_the_report_says_which_and_shows_the_closed_form(finished):
     assert "Spin echoes at 12, 24, 36, 48 ms were found" in pages["with"]
     assert "were resampled to the gradient echoes by their headers alone" in pages["with"]
     assert "separation by sepnet_r2star instead of sepnet_r2prime: there is no r2prime" in pages["without"]
-    assert "relaxometry was left out: relaxometry r2_epg needs spin_echo_magnitude, spin_echo_scan" in pages["without"]
+    assert "relaxometry r2_epg was left out: it needs spin_echo_magnitude, spin_echo_scan" in pages["without"]
     record = json.loads((finished / "sub-with" / "anat" / "sub-with_provenance.json").read_text())
     assert [s["method"] for s in record["steps"] if s["stage"] in ("relaxometry", "separation")] == [
         "r2star",
@@ -137,7 +137,7 @@ def test_one_echo_gives_chi_and_says_why_no_sources(command, small, tmp_path):
     assert told.status == 0, told.err
     said = re.sub(r"\s+", " ", told.err + told.out)
     assert "r2star needs at least 2 echoes, got 1" in said
-    assert "separation was left out: separation sepnet_r2star needs r2star, and no earlier step gave it" in said
+    assert "separation sepnet_r2star was left out: it needs r2star, and no earlier step gave it" in said
     assert (tmp_path / "out" / "Chimap.nii.gz").is_file()
     assert not (tmp_path / "out" / "desc-paramagnetic_Chimap.nii.gz").exists()
 

@@ -47,4 +47,4 @@ def test_a_contrast_without_phase_is_left_out_and_said(generator):
     grid = Grid((8, 7, 6))
     board = {"magnitude": torch.rand((1, *grid.shape), generator=generator), "mask": torch.ones(grid.shape, dtype=torch.bool), "grid": grid}
     outcome = execute(Protocol.parse(PROTOCOL, "own"), board)
-    assert "contrast was left out: contrast swi needs phase" in outcome.messages[0]
+    assert "contrast swi was left out: it needs phase" in outcome.messages[0]

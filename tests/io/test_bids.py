@@ -144,6 +144,15 @@ def test_an_incomplete_acquisition_beside_a_complete_one_is_left_out_with_a_warn
     assert "part-odd" in caplog.text
 
 
+def test_a_subject_without_gradient_echoes_is_told_where_others_have_them(root, caplog):
+    touch(root, *pair("sub-01"), "sub-02_T1w.nii.gz", "sub-03_T1w.nii.gz")
+    with caplog.at_level(logging.WARNING):
+        assert [e.name for e in bids.find(root)] == ["sub-01"]
+        assert [e.name for e in bids.find(root, subjects=["01"])] == ["sub-01"]
+    assert caplog.text.count("sub-02 was passed over: it has no gradient-echo images") == 1
+    assert caplog.text.count("sub-03 was passed over") == 1
+
+
 def test_a_missing_echo_is_told(root):
     touch(root, *pair("sub-01", (1, 2, 3), ("mag",)), *pair("sub-01", (1, 3), ("phase",)))
     with pytest.raises(PhaseError, match=r"echoes \(1, 2, 3\) of the magnitude and \(1, 3\) of the phase"):

@@ -51,7 +51,7 @@ def test_on_the_same_grid_they_are_left_as_they_are(gradient, image, tmp_path):
     np.testing.assert_array_equal(got.spin_echo, np.moveaxis(image.astype(np.float32), -1, 0))
     assert got.spin_echo_scan.echo_times == TIMES
     assert got.sources[-1] == path
-    assert got.notes == ("First.", "Spin echoes at 12, 24, 36 ms were found, for R2.")
+    assert got.notes == ("First.", "Spin echoes at 12, 24, 36 ms were found.")
     assert got.board["spin_echo_magnitude"] is got.spin_echo
     assert torch.equal(got.magnitude, gradient.magnitude)
 

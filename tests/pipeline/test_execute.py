@@ -150,7 +150,7 @@ def test_an_optional_stage_that_cannot_work_is_left_out_and_said(protocol, board
     board = {**board, "scan": Scan((0.004,))}
     outcome = execute(protocol, board)
     assert "r2star" not in outcome.maps
-    assert any("relaxometry was left out: two echoes are needed" in m for m in outcome.messages)
+    assert any("relaxometry decay was left out: two echoes are needed" in m for m in outcome.messages)
 
 
 def test_a_stage_that_must_work_stops_the_run(toys, board):

@@ -130,6 +130,8 @@ def find(
     _check_known(wanted, there, "participant", folder)
     kept = _labels(sessions, "ses-")
     entries = _group(folder, list(indexed(folder, wanted)), None if masks is None else Path(masks).absolute())
+    for label in sorted(set(wanted or there) - {e.entities["sub"] for e in entries}):
+        logger.warning("sub-%s was passed over: it has no gradient-echo images", label)
     _check_known(kept, sorted({e.session for e in entries if e.session}), "session", folder)
     entries = _worth_it([e for e in entries if kept is None or e.session in kept])
     if not entries:

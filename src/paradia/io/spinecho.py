@@ -75,7 +75,7 @@ def with_spin_echoes(
     return replace(
         acquisition,
         sources=(*acquisition.sources, *spin.sources),
-        notes=(*acquisition.notes, f"Spin echoes at {times} ms were found, for R2.", *notes),
+        notes=(*acquisition.notes, f"Spin echoes at {times} ms were found.", *notes),
         spin_echo=magnitude,
         spin_echo_scan=spin.scan,
     )

@@ -163,7 +163,7 @@ class _Run:
         missing = [name for name in step.needs if name not in data]
         if missing and STAGES[step.stage].optional:
             absent = ", ".join(missing)
-            outcome.messages.append(f"{step.stage} was left out: {step.stage} {step.method} needs {absent}, and no earlier step gave it.")
+            outcome.messages.append(f"{step.stage} {step.method} was left out: it needs {absent}, and no earlier step gave it.")
             self.progress(step, "skipped", 0.0)
             return
         if step.method != wanted.method:
@@ -174,7 +174,7 @@ class _Run:
         except InputError as error:
             if not STAGES[step.stage].optional:
                 raise
-            outcome.messages.append(f"{step.stage} was left out: {error}")
+            outcome.messages.append(f"{step.stage} {step.method} was left out: {error}")
             self.progress(step, "skipped", 0.0)
             return
         if step.stage == "mask" and self.invalid is not None and (given["mask"] & self.invalid).any():
