@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from paradia.errors import GeometryError, InputError, MaskError, MetadataError, ParadiaWarning
+from paradia.errors import GeometryError, InputError, MaskError, MetadataError, NonFiniteError, ParadiaWarning
 from paradia.fieldmap._echoes import prepare
+from paradia.fieldmap._reliable import reliable
 from paradia.grid import Grid
 from paradia.pipeline.step import Step
 from paradia.registry import load, methods
@@ -255,3 +256,102 @@ def test_data_that_do_not_fit_are_refused(change, error, message):
     }
     with pytest.raises(error, match=message):
         prepare(**{**given, **change})
+
+
+CORNER = (..., slice(0, 25), slice(11, 36), slice(6, 28))
+SMALL = Grid((25, 25, 22), GRID.voxel_size, GRID.b0_dir)
+
+
+def corner(images):
+    """A part of the head with a piece of its edge, for what can be told from little."""
+    return tuple(image[CORNER].clone() for image in images)
+
+
+@unwrapping
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_lies_outside_the_mask_does_not_matter_even_where_it_is_no_number(name, value):
+    _, _, _, mask = corner(truth(EVEN))
+    unwrapped, magnitude = corner(measured(EVEN, 60))
+    clean = fit_to(name, (unwrapped, magnitude), mask, EVEN, SMALL)
+    spoilt = (torch.where(mask, unwrapped, value), torch.where(mask, magnitude, value))
+    for one, other in zip(clean, fit_to(name, spoilt, mask, EVEN, SMALL), strict=True):
+        assert torch.equal(one, other)
+
+
+@every
+def test_what_is_no_number_inside_the_mask_is_refused(name):
+    _, _, _, mask = corner(truth(EVEN))
+    for spoilt in (0, 1):
+        data = corner(measured(EVEN, 60))
+        data[spoilt][1, 15, 12, 12] = math.nan
+        with pytest.raises(NonFiniteError, match="NaN or Inf in 1 voxels inside the mask"):
+            fit_to(name, data, mask, EVEN, SMALL)
+
+
+@every
+@pytest.mark.parametrize("scan", [EVEN, Scan(EVEN.echo_times[:3])])
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_an_echo_without_signal_does_not_count(name, empty, scan):
+    """As if it had not been measured: a dropped read-out, or all of it dephased."""
+    field, _, _, mask = corner(truth(scan))
+    unwrapped, magnitude = corner(measured(scan, 60))
+    magnitude[empty], unwrapped[empty] = 0, 0
+    fit = fit_to(name, (unwrapped, magnitude), mask, scan, SMALL)
+    error = (fit.total_field - field)[mask]
+    if name == "mdi" and empty == 1:  # what is left has no neighbour a spacing away
+        return
+    assert float(error.abs().median()) < 0.01
+
+
+@every
+def test_a_mask_without_any_signal_is_refused(name):
+    _, _, _, mask = corner(truth(EVEN))
+    unwrapped, magnitude = corner(measured(EVEN, 60))
+    with pytest.raises(InputError, match="zero in all of the mask"):
+        fit_to(name, (unwrapped, magnitude * ~mask), mask, EVEN, SMALL)
+
+
+@every
+def test_double_precision_gives_the_same(name):
+    _, _, _, mask = corner(truth(EVEN))
+    data = corner(measured(EVEN, 60))
+    single, double = fit_to(name, data, mask, EVEN, SMALL), fit_to(name, tuple(part.double() for part in data), mask, EVEN, SMALL)
+    assert {part.dtype for part in double[:3]} == {torch.float64}
+    assert torch.allclose(double.total_field.float(), single.total_field, atol=1e-4)
+
+
+@every
+@pytest.mark.parametrize("limit", [0.0, -1.0, math.nan])
+def test_a_limit_that_nothing_meets_is_refused(name, limit):
+    _, _, _, mask = corner(truth(EVEN))
+    method = load("fieldmap", name)
+    data = dict(zip(("unwrapped", "magnitude"), corner(measured(EVEN, 60)), strict=True))
+    board = {**data, "phase": data["unwrapped"], "mask": mask, "grid": SMALL, "scan": EVEN}
+    with pytest.raises(InputError, match="noise_limit must be positive"):
+        method.function(**{key: board[key] for key in method.takes if key in board}, noise_limit=limit)
+
+
+def test_without_a_limit_all_stays_even_where_the_noise_is_nothing():
+    mask = torch.ones(3, 4, 5, dtype=torch.bool)
+    assert reliable(mask, torch.zeros(mask.shape), math.inf).all()
+
+
+def test_what_is_noisy_inside_a_single_slice_stays():
+    mask, noise = torch.ones(7, 6, 1, dtype=torch.bool), torch.ones(7, 6, 1)
+    noise[3, 3], noise[0, 2] = 50.0, 50.0
+    believed = reliable(mask, noise, 4.0)
+    assert believed[3, 3].all()
+    assert not believed[0, 2].any()
+    assert reliable(mask[:1, :1], noise[:1, :1], 4.0).all()
+
+
+@unwrapping
+def test_bipolar_readouts_are_corrected_without_an_offset_too(name):
+    """What combinations that take the offset out leave in the phase."""
+    field, offset, _, mask = corner(truth(EVEN))
+    ramp = 0.6 * places()[0]
+    (x,) = corner(places()[:1])
+    unwrapped, magnitude = corner(measured(EVEN, 60, alternation=ramp))
+    error = (fit_to(name, (unwrapped - offset * mask, magnitude), mask, EVEN, SMALL, offset="none").total_field - field)[mask]
+    across = x[mask] - x[mask].mean()  # what is the same everywhere stays: it is no sign of a readout
+    assert abs(float((error * across).sum() / across.square().sum())) < 5e-4

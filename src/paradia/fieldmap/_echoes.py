@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, MaskError, MetadataError
+from paradia.errors import GeometryError, InputError, MaskError, MetadataError
 from paradia.fft import bounding_box
 from paradia.grid import Grid
 from paradia.scan import Scan
+from paradia.sources.inside import check_numbers, within
 
 
 class Prepared(NamedTuple):
@@ -34,6 +35,8 @@ def prepare(unwrapped: Tensor, magnitude: Tensor, mask: Tensor, grid: Grid, scan
     ------
     MetadataError, GeometryError, MaskError
         Echoes, shapes or mask that do not fit.
+    NonFiniteError, InputError
+        NaN or Inf inside the mask, or no signal there.
     """
     echoes = len(scan.echo_times)
     if unwrapped.shape != magnitude.shape:
@@ -48,32 +51,38 @@ def prepare(unwrapped: Tensor, magnitude: Tensor, mask: Tensor, grid: Grid, scan
         raise GeometryError(f"phase {tuple(unwrapped.shape[-3:])}, mask {tuple(mask.shape)} and grid {grid.shape} differ in shape.")
     if not mask.any():
         raise MaskError("the mask is empty: no voxel is inside. Give another mask.")
+    check_numbers(mask, phase=unwrapped.sum(0), magnitude=magnitude.sum(0))
     box = bounding_box(mask)
     inside = mask[box]
     times = unwrapped.new_tensor(scan.echo_times)[:, None, None, None]
-    magnitude = magnitude[(slice(None), *box)] * inside
+    magnitude = within(magnitude[(slice(None), *box)], inside)
+    if not magnitude.any():
+        raise InputError("the magnitude is zero in all of the mask. Check that mask and magnitude are of one scan.")
     weight = (magnitude / magnitude.amax().clamp_min(1e-30)).square()
-    phase = unwrapped[(slice(None), *box)] * inside
-    return Prepared(_aligned(phase, inside, scan.echo_times), weight, inside, times), box
+    phase = within(unwrapped[(slice(None), *box)], inside)
+    seen = [echo for echo in range(echoes) if bool(weight[echo].any())]
+    return Prepared(_aligned(phase, inside, scan.echo_times, seen), weight, inside, times), box
 
 
-def _aligned(phase: Tensor, mask: Tensor, times: tuple[float, ...]) -> Tensor:
+def _aligned(phase: Tensor, mask: Tensor, times: tuple[float, ...], seen: list[int]) -> Tensor:
     """Take whole turns of a whole echo out, so that phase grows evenly with echo time in the middle of the voxels.
 
-    The first two echoes fix the trend (a shimmed field turns the median voxel by less than half a turn between them), which
-    each later echo is held against.
+    The first two echoes with a signal fix the trend (a shimmed field turns the median voxel by less than half a turn between them),
+    which each later one is held against.
     """
     aligned = phase.clone()
-    middle = [aligned[e][mask].median().item() for e in range(len(times))]
-    for echo in range(1, len(times)):
-        if echo == 1:
-            expected = middle[0]
+    middle = {echo: aligned[echo][mask].median().item() for echo in seen}
+    first, before = seen[0], seen[0]
+    for echo in seen[1:]:
+        if before == first:
+            expected = middle[first]
         else:
-            pace = (middle[echo - 1] - middle[0]) / (times[echo - 1] - times[0])
-            expected = middle[0] + pace * (times[echo] - times[0])
+            pace = (middle[before] - middle[first]) / (times[before] - times[first])
+            expected = middle[first] + pace * (times[echo] - times[first])
         turns = round((middle[echo] - expected) / (2 * math.pi))
         aligned[echo] -= 2 * math.pi * turns * mask
         middle[echo] -= 2 * math.pi * turns
+        before = echo
     return aligned
 
 

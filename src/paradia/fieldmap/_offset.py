@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ ALTERNATION = 0.15
 """Rise across the head of the phase between readout directions, rad, above which a readout counts as bipolar."""
 
 Offset = Literal["smooth", "voxel", "none"]
+KINDS = get_args(Offset)
 
 
 def remove_offset(prepared: Prepared, grid: Grid, kind: Offset, width: float, bipolar: bool | None) -> tuple[Prepared, Tensor]:
@@ -35,14 +37,18 @@ def remove_offset(prepared: Prepared, grid: Grid, kind: Offset, width: float, bi
     Raises
     ------
     InputError
-        The width is not positive.
+        The width is not positive, or no such kind of offset.
     """
-    if kind == "smooth" and width <= 0:
+    if kind not in KINDS:
+        raise InputError(f"offset is one of {', '.join(KINDS)}, got {kind!r}.")
+    if kind == "smooth" and not 0 < width < math.inf:
         raise InputError(f"smoothing must be positive, got {width} mm. 3 to 15 are usual; offset = voxel smoothes nothing.")
     none = torch.zeros_like(prepared.phase[0])
-    if prepared.phase.shape[0] < 2 or kind == "none":
+    if prepared.phase.shape[0] < 2:
         return prepared, none
     prepared = _without_alternation(prepared, bipolar)
+    if kind == "none":
+        return prepared, none
     _, intercept, certainty = line(prepared)
     offset = intercept if kind == "voxel" else _smooth(intercept, certainty * prepared.mask, grid, width)
     return prepared._replace(phase=(prepared.phase - offset) * prepared.mask), offset * prepared.mask
@@ -69,12 +75,17 @@ def _without_alternation(prepared: Prepared, bipolar: bool | None) -> Prepared:
         if bipolar:
             warnings.warn(f"a bipolar readout cannot be corrected with {echoes} echoes; three are needed.", ParadiaWarning, stacklevel=2)
         return prepared
-    sign = torch.tensor([1.0, -1.0], device=phase.device).repeat(echoes)[:echoes]
+    told = weight.amin(0) * mask
+    if not told.any():
+        if bipolar:
+            warnings.warn("a bipolar readout cannot be corrected where no voxel has signal in all echoes.", ParadiaWarning, stacklevel=2)
+        return prepared
+    sign = phase.new_tensor([1.0, -1.0]).repeat(echoes)[:echoes]
     # Echoes weighted alike in each voxel: then one small matrix serves all, and the ramp is fitted over a million of them.
     design = torch.stack([torch.ones_like(sign), times.flatten() / times.max(), sign], 1)
     pick = torch.linalg.pinv(design.double())[2].to(phase)
     alternation = torch.tensordot(pick, phase, dims=1)
-    ramp = polynomial(alternation, weight.amin(0) * mask, 1)
+    ramp = polynomial(alternation, told, 1)
     ramp = ramp - ramp[mask].mean()  # what is the same everywhere is no sign of a readout, and may be noise of the alignment
     rise = float(ramp[mask].amax() - ramp[mask].amin())
     if bipolar is None and rise < ALTERNATION:

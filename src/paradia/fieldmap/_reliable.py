@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
+
+from paradia.errors import InputError
+
+
+def check_limit(limit: float) -> None:
+    """Refuse a limit of the noise that no voxel meets."""
+    if not limit > 0:
+        raise InputError(f"noise_limit must be positive, got {limit}. 3 to 10 are usual, infinite leaves nothing out.")
 
 
 def reliable(mask: Tensor, noise: Tensor, limit: float) -> Tensor:
@@ -28,6 +38,9 @@ def reliable(mask: Tensor, noise: Tensor, limit: float) -> Tensor:
     Tensor
         The mask, less the noisy voxels that reach its edge.
     """
+    if math.isinf(limit):
+        return mask.clone()
     believed = mask & (noise <= limit * noise[mask].median())
-    filled = binary_fill_holes(believed.cpu().numpy())
-    return torch.from_numpy(filled).to(mask.device) & mask
+    flat = believed.reshape([n for n in believed.shape if n > 1])  # in a single slice a hole is open to no third axis
+    filled = torch.from_numpy(binary_fill_holes(flat.cpu().numpy()) if flat.ndim else flat.cpu().numpy())
+    return filled.to(mask.device).view(mask.shape) & mask

@@ -53,7 +53,7 @@ def polynomial(values: Tensor, weight: Tensor, degree: int) -> Tensor:
     cube = values.new_zeros((degree + 1,) * 3, dtype=torch.float64)
     for power, coefficient in zip(powers, coefficients, strict=True):
         cube[power] = coefficient
-    return torch.einsum("ijk,ix,jy,kz->xyz", cube.float(), *(c.float() for c in chebyshev)).to(values.dtype)
+    return torch.einsum("ijk,ix,jy,kz->xyz", cube.to(values.dtype), *(c.to(values.dtype) for c in chebyshev))
 
 
 def _chebyshev(axis: Tensor, degree: int) -> Tensor:

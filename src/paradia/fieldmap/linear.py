@@ -5,6 +5,7 @@ from __future__ import annotations
 from paradia.fieldmap._echoes import prepare, wrap
 from paradia.fieldmap._finish import finish
 from paradia.fieldmap._offset import Offset, remove_offset
+from paradia.fieldmap._reliable import check_limit
 from paradia.fieldmap._repair import repair
 from paradia.grid import Grid
 from paradia.scan import Scan
@@ -59,8 +60,10 @@ def linear(
     ------
     MetadataError, GeometryError, MaskError
         Echoes, shapes or mask that do not fit.
+    NonFiniteError
+        NaN or Inf inside the mask.
     InputError
-        A smoothing that is not positive.
+        A smoothing or a limit that is not positive, no such offset, or no signal in the mask.
 
     Notes
     -----
@@ -71,6 +74,7 @@ def linear(
     ----------
     Eckstein K, Dymerska B, Bachrata B, et al. Magn Reson Med 2018;79:2996, for the smooth offset. DOI 10.1002/mrm.26963.
     """
+    check_limit(noise_limit)
     prepared, box = prepare(unwrapped, magnitude, mask, grid, scan)
     prepared, start = remove_offset(prepared, grid, offset, smoothing, bipolar)
     weight, times = prepared.weight, prepared.times

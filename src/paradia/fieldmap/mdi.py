@@ -13,11 +13,12 @@ from paradia.fft import Box, bounding_box
 from paradia.fieldmap._echoes import wrap
 from paradia.fieldmap._noise import MISFIT, from_residuals
 from paradia.fieldmap._offset import ALTERNATION
-from paradia.fieldmap._reliable import reliable
+from paradia.fieldmap._reliable import check_limit, reliable
 from paradia.grid import Grid
 from paradia.scan import Scan
 from paradia.solvers.continuation import continue_phase
 from paradia.solvers.pieces import medians
+from paradia.sources.inside import check_numbers
 from paradia.types import CoilImages, Echoes, FieldFit, Mask
 
 CITE = "10.3389/fnins.2025.1522227"
@@ -97,8 +98,10 @@ def mdi(
     ------
     MetadataError
         Echo times that are unevenly spaced, too few, or not as many as echoes.
-    GeometryError, MaskError, InputError
-        Shapes or mask that do not fit, or neither coil images nor phase.
+    GeometryError, MaskError, NonFiniteError
+        Shapes or mask that do not fit, or NaN or Inf inside the mask.
+    InputError
+        Neither coil images nor phase, no signal in the mask, or a limit that is not positive.
 
     Notes
     -----
@@ -119,11 +122,15 @@ def mdi(
     Ye Y, et al. Proc ISMRM 2019;27:4392, for the estimate from neighbouring echoes.
     Zhou Y, et al. Front Neurosci 2025;19:1522227, where it is part of a pipeline. https://doi.org/10.3389/fnins.2025.1522227
     """
+    check_limit(noise_limit)
     images = _images(coil_images, phase, magnitude)
     spacing = _check(images, mask, grid, scan)
     box = bounding_box(mask)
     inside = mask[box]
     samples = images[(..., *box)][..., inside]
+    check_numbers(torch.ones_like(samples[0, 0], dtype=torch.bool), images=samples.sum((0, 1)))
+    if not samples.any():
+        raise InputError("the images are zero in all of the mask. Check that mask and images are of one scan.")
     pairs = _pairs(samples, ((*range(len(samples)),),))
     alternates = _alternates(pairs, inside, len(samples)) if bipolar is None else bipolar
     groups: tuple[tuple[int, ...], ...] = ((*range(len(samples)),),)
@@ -206,7 +213,7 @@ def _alternates(pairs: _Pairs, mask: Tensor, echoes: int) -> bool:
 
 def _unwrapped(pairs: _Pairs, mask: Tensor, lag: int) -> Tensor:
     """Unwrap the shortest baseline in space, rad per echo spacing."""
-    turns, magnitude = torch.zeros(mask.shape, device=mask.device), torch.zeros(mask.shape, device=mask.device)
+    turns, magnitude = (pairs.power.new_zeros(mask.shape) for _ in range(2))
     turns[mask], magnitude[mask] = pairs.short.angle() / (2 * torch.pi), pairs.short.abs().sqrt()
     whole, piece = continue_phase(turns, magnitude, mask, terms=TERMS)
     value = turns[mask] + whole

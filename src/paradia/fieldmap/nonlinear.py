@@ -8,6 +8,7 @@ from torch import Tensor
 from paradia.fieldmap._echoes import Prepared, prepare, wrap
 from paradia.fieldmap._finish import finish
 from paradia.fieldmap._offset import Offset, remove_offset
+from paradia.fieldmap._reliable import check_limit
 from paradia.fieldmap._repair import repair
 from paradia.grid import Grid
 from paradia.scan import Scan
@@ -67,8 +68,10 @@ def nonlinear(
     ------
     MetadataError, GeometryError, MaskError
         Echoes, shapes or mask that do not fit.
+    NonFiniteError
+        NaN or Inf inside the mask.
     InputError
-        A smoothing that is not positive.
+        A smoothing or a limit that is not positive, no such offset, or no signal in the mask.
 
     Notes
     -----
@@ -78,6 +81,7 @@ def nonlinear(
     ----------
     Liu T, Wisnieff C, Lou M, et al. Magn Reson Med 2013;69:467. DOI 10.1002/mrm.24272.
     """
+    check_limit(noise_limit)
     prepared, box = prepare(unwrapped, magnitude, mask, grid, scan)
     prepared, start = remove_offset(prepared, grid, offset, smoothing, bipolar)
     weight, times = prepared.weight, prepared.times
