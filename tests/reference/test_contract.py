@@ -1,7 +1,10 @@
+import inspect
+import math
+
 import pytest
 import torch
 
-from paradia.errors import GeometryError, MaskError
+from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError
 from paradia.grid import Grid
 from paradia.pipeline.step import Step
 from paradia.reference._shift import shift
@@ -84,3 +87,37 @@ def test_nothing_to_refer_to_is_an_error(name, board):
 def test_a_region_of_another_shape_is_refused(board):
     with pytest.raises(GeometryError, match=r"reference region has shape \(3, 3, 3\)"):
         shift(board["chi"], board["mask"], torch.ones(3, 3, 3, dtype=torch.bool), "reference region")
+
+
+@pytest.mark.parametrize("name", methods("reference"))
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_lies_outside_the_mask_does_not_matter(name, value, board):
+    spoilt = {**board, **{key: torch.where(board["mask"], board[key], value) for key in ("chi", "r2star")}}
+    assert torch.equal(run(name, spoilt), run(name, board))
+
+
+@pytest.mark.parametrize("name", [m for m in methods("reference") if m != "none"])
+def test_chi_that_is_no_number_inside_the_mask_is_refused(name, board):
+    chi = board["chi"].clone()
+    chi[30, 25, 30] = math.nan
+    with pytest.raises(NonFiniteError, match="chi is NaN or Inf in 1 voxels"):
+        run(name, {**board, "chi": chi})
+
+
+@pytest.mark.parametrize("name", methods("reference"))
+def test_images_of_another_shape_are_refused(name, board):
+    method = load("reference", name)
+    for other in {"mask", "r2star"} & set(method.takes):
+        spoilt = {**board, other: board[other][:, :, :1]}  # which would broadcast
+        with pytest.raises(GeometryError, match=f"{other} has shape"):
+            inspect.unwrap(method.function)(**{k: spoilt[k] for k in method.takes})
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs"),
+    [("csf", {"threshold": 0.0}), ("csf", {"radius": math.nan}), ("csf", {"pieces": 0}), ("white_matter", {"spread": 0.0})],
+)
+def test_knobs_that_find_nothing_are_refused(name, knobs, board):
+    method = load("reference", name)
+    with pytest.raises(InputError, match=f"{next(iter(knobs))} must be positive"):
+        method.function(**{k: board[k] for k in method.takes}, **knobs)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from paradia.errors import GeometryError, MaskError
+from paradia.errors import GeometryError, InputError, MaskError
+from paradia.sources.inside import check_numbers, within
 
 
 def shift(chi: Tensor, mask: Tensor, region: Tensor, what: str) -> Tensor:
@@ -12,13 +13,33 @@ def shift(chi: Tensor, mask: Tensor, region: Tensor, what: str) -> Tensor:
 
     Raises
     ------
+    GeometryError
+        Mask or region on another grid than χ.
     MaskError
         The region is empty inside the mask.
+    NonFiniteError
+        χ is NaN or Inf inside the mask.
     """
+    check_shapes(chi, mask=mask)
     if region.shape != chi.shape[-3:]:
         raise GeometryError(f"the {what} has shape {tuple(region.shape)}, χ has {tuple(chi.shape[-3:])}. Resample it to χ.")
     inside = region & mask
     if not inside.any():
         raise MaskError(f"the {what} is empty inside the mask. Choose another reference.")
+    check_numbers(mask, chi=chi)
     mean = chi[..., inside].double().mean(-1).to(chi.dtype)  # a million float32 summands lose the last digits
-    return (chi - mean[..., None, None, None]) * mask
+    return within(chi - mean[..., None, None, None], mask)
+
+
+def check_shapes(chi: Tensor, **images: Tensor) -> None:
+    """Refuse images on another grid than χ."""
+    for name, image in images.items():
+        if image.shape != chi.shape[-3:]:
+            raise GeometryError(f"{name} has shape {tuple(image.shape)}, χ has {tuple(chi.shape[-3:])}. Bring both to one space.")
+
+
+def check_positive(**knobs: float | int) -> None:
+    """Refuse knobs with which no voxel would be found."""
+    for name, value in knobs.items():
+        if not value > 0:
+            raise InputError(f"{name} must be positive, got {value}. Leave it out for its default.")

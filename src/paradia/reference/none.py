@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from paradia.reference._shift import check_shapes
+from paradia.sources.inside import within
 from paradia.types import Image, Mask
 
 CITE = ""
@@ -21,5 +23,11 @@ def none(chi: Image, mask: Mask) -> Image:
     -------
     Image
         χ, ppm, zero outside the mask.
+
+    Raises
+    ------
+    GeometryError
+        The mask is on another grid than χ.
     """
-    return chi * mask
+    check_shapes(chi, mask=mask)
+    return within(chi, mask)

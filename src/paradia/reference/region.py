@@ -29,5 +29,7 @@ def region(chi: Image, mask: Mask, region: Mask) -> Image:
     ------
     MaskError
         The region is empty inside the mask.
+    GeometryError, NonFiniteError
+        Images on different grids, or χ that is NaN or Inf inside the mask.
     """
     return shift(chi, mask, region, "reference region")

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from paradia.grid import Grid
 from paradia.reference._place import depth, largest_pieces
-from paradia.reference._shift import shift
+from paradia.reference._shift import check_positive, check_shapes, shift
+from paradia.sources.inside import check_numbers
 from paradia.types import Image, Mask, Volume
 
 CITE = ""
@@ -50,8 +51,15 @@ def white_matter(
     ------
     MaskError
         No white matter was found.
+    GeometryError, NonFiniteError
+        Images on different grids, or χ that is NaN or Inf inside the mask.
+    InputError
+        A spread that is not positive.
     """
-    deep = mask & (depth(mask, grid) >= depth_mm) & (r2star > 0)
+    check_positive(spread=spread)
+    check_shapes(chi, mask=mask, r2star=r2star)
+    check_numbers(mask, chi=chi)
+    deep = mask & (depth(mask, grid) >= depth_mm) & (r2star > 0) & r2star.isfinite()
     if not deep.any():
         return shift(chi, mask, deep, f"brain deeper than {depth_mm} mm")
     mode = _mode(r2star[deep])

@@ -27,5 +27,7 @@ def whole_brain(chi: Image, mask: Mask) -> Image:
     ------
     MaskError
         The mask is empty.
+    GeometryError, NonFiniteError
+        Images on different grids, or χ that is NaN or Inf inside the mask.
     """
     return shift(chi, mask, mask, "mask")
