@@ -79,6 +79,12 @@ class LowPass:
         return torch.where(total > floor, self(image * weight) / total.clamp_min(floor), 0.0)
 
 
+def numbers(*images: Tensor) -> list[Tensor]:
+    """Return images that are zero where any of them is no number: what is not known lends nothing to its surroundings."""
+    good = torch.stack([image.isfinite() for image in images]).all(0)
+    return [torch.where(good, image, 0.0) for image in images]
+
+
 def clean(image: Tensor, mask: Tensor | None) -> Tensor:
     """Return an image that is zero where it does not count."""
     return image if mask is None else torch.where(mask, image, 0.0)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from paradia.contrast._filter import LowPass, check, clean
+from paradia.contrast._filter import LowPass, check, clean, numbers
 from paradia.contrast._projection import projection, slices
 from paradia.errors import GeometryError, InputError, MetadataError
 from paradia.grid import Grid
@@ -99,15 +99,15 @@ def clearswi(
         raise InputError(f"strength must be positive and sensitivity not below zero, got {strength} and {sensitivity}.")
     if len(scan.echo_times) != len(magnitude):
         raise MetadataError(f"the scan has {len(scan.echo_times)} echo times and the magnitude {len(magnitude)} echoes. Give one each.")
-    magnitude = torch.nan_to_num(magnitude)
+    (known,) = numbers(magnitude)
     if local_field is None:
         assert phases is not None
         if phases.shape != magnitude.shape:
             raise GeometryError(f"there are {len(magnitude)} magnitudes and {len(phases)} phases. Give one of each an echo.")
-        field = _field(magnitude, torch.nan_to_num(phases), scan, LowPass(grid, width, magnitude), mask, wrapped=unwrapped is None)
+        field = _field(*numbers(magnitude, phases), scan, LowPass(grid, width, magnitude), mask, wrapped=unwrapped is None)
     else:
-        field = torch.nan_to_num(local_field)
-    bright = clean(_combined(magnitude, mask), mask)
+        (field,) = numbers(local_field)
+    bright = clean(_combined(known, mask), mask)
     if sensitivity:
         bright = _even(bright, LowPass(grid, sensitivity, magnitude))
     if softplus:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from paradia.contrast._filter import LowPass, check, clean
+from paradia.contrast._filter import LowPass, check, clean, numbers
 from paradia.contrast._projection import projection, slices
 from paradia.errors import GeometryError, InputError
 from paradia.grid import Grid
@@ -77,7 +77,7 @@ def swi(
         raise InputError(f"power must be a number not below zero, got {power}. Four is customary.")
     low_pass = LowPass(grid, width, magnitude)
     weighted = torch.zeros_like(magnitude[0])
-    for brightness, angle in zip(torch.nan_to_num(magnitude), torch.nan_to_num(phase), strict=True):
+    for brightness, angle in zip(*numbers(magnitude, phase), strict=True):
         fast = low_pass.without_slow_phase(brightness, angle)
         weighted.addcmul_(brightness, (1 - fast.clamp_min(0) / math.pi).pow_(power))
     weighted = clean(weighted / len(magnitude), mask)
