@@ -332,3 +332,17 @@ def test_measured_sensitivities_of_a_head_coil_have_no_pole(shared_data):
     whole = m[1:, 1:] & m[:-1, 1:] & m[1:, :-1] & m[:-1, :-1]
     right, up = wrap(p.diff(dim=0)), wrap(p.diff(dim=1))
     assert int(((right[:, :-1] + up[1:] - right[:, 1:] - up[:-1]).abs() > 1)[whole].sum()) == 0
+
+
+@virtual
+@pytest.mark.parametrize("smoothing", [0.0, -4.0, math.nan, math.inf])
+def test_a_smoothing_that_is_no_length_is_refused(name, smoothing, head):
+    with pytest.raises(InputError, match="smoothing must be a positive length"):
+        call(name, head.images, head.grid, head.scan, smoothing=smoothing)
+
+
+def test_mcpc3ds_says_which_echo_is_empty(head):
+    images = head.images.clone()
+    images[1] = 0
+    with pytest.raises(InputError, match="echoes 1 and 2 have signal at no place in common"):
+        mcpc3ds(images, head.grid, head.scan, prewhiten=False)

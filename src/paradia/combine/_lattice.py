@@ -6,10 +6,13 @@ the work and memory, and brought to the voxels by cubic B-splines, which are smo
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
+from paradia.errors import InputError
 from paradia.grid import Grid
 from paradia.types import Combined
 
@@ -23,7 +26,15 @@ Block = tuple[int, int, int]
 
 
 def lattice(grid: Grid, width: float) -> tuple[Block, tuple[float, float, float]]:
-    """Return the voxels along a block for maps of a Gaussian width in mm, and the width in blocks along each axis."""
+    """Return the voxels along a block for maps of a Gaussian width in mm, and the width in blocks along each axis.
+
+    Raises
+    ------
+    InputError
+        The width is no length.
+    """
+    if not 0 < width < math.inf:
+        raise InputError(f"smoothing must be a positive length in mm, got {width}. 4 to 15 are usual.")
     x, y, z = (max(1, min(n, round(width / (2 * v)))) for n, v in zip(grid.shape, grid.voxel_size, strict=True))
     a, b, c = (width / (n * v) for n, v in zip((x, y, z), grid.voxel_size, strict=True))
     return (x, y, z), (a, b, c)

@@ -67,7 +67,7 @@ def adaptive(
     Raises
     ------
     GeometryError, InputError, NonFiniteError
-        Shapes that do not fit, no signal, a covariance that is none, or values that are no numbers.
+        Shapes that do not fit, no signal, a covariance that is none, a smoothing that is no length, or values that are no numbers.
 
     Notes
     -----
@@ -85,8 +85,8 @@ def adaptive(
     2014;72:563. https://doi.org/10.1002/mrm.24932
     """
     check(coil_images, grid)
-    whiten = whitener(coil_images, coil_noise, prewhiten)
     block, sigma = lattice(grid, smoothing)
+    whiten = whitener(coil_images, coil_noise, prewhiten)
     direction, power = _directions(coil_images[0], block, whiten)
     return combined(coil_images, _maps(direction, power, sigma), block, whiten)
 

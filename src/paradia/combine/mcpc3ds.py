@@ -8,7 +8,7 @@ from torch import Tensor
 from paradia.combine._checks import check
 from paradia.combine._lattice import SLAB, combined, lattice, pool, smooth
 from paradia.combine._whitening import mix, whitener
-from paradia.errors import MetadataError
+from paradia.errors import InputError, MetadataError
 from paradia.grid import Grid
 from paradia.scan import Scan
 from paradia.solvers.continuation import continue_phase
@@ -67,7 +67,8 @@ def mcpc3ds(
     MetadataError
         Too few echoes.
     GeometryError, InputError, NonFiniteError
-        Shapes that do not fit, no signal, a covariance that is none, or values that are no numbers.
+        Shapes that do not fit, no signal in an echo that tells the offset, a covariance that is none, a smoothing that is no length, or
+        values that are no numbers.
 
     Notes
     -----
@@ -91,11 +92,15 @@ def mcpc3ds(
             f"mcpc3ds needs {second + 1} echoes{' of a bipolar readout' if bipolar else ''}, and there "
             f"{'is one' if len(scan.echo_times) == 1 else f'are {len(scan.echo_times)}'}. Take combine adaptive, which needs one."
         )
+    block, sigma = lattice(grid, smoothing)
     whiten = whitener(coil_images, coil_noise, prewhiten)
     first, later = scan.echo_times[0], scan.echo_times[second]
     product = _product(coil_images[0], coil_images[second], whiten)
+    if not product.any():
+        raise InputError(
+            f"echoes 1 and {second + 1} have signal at no place in common, so that they tell no offset. Leave the empty echo out."
+        )
     common = _at_first_echo(product, first / (later - first))
-    block, sigma = lattice(grid, smoothing)
     maps = torch.cat([pool((coil * common.conj())[None], block) for coil in coil_images[0]])
     return combined(coil_images, smooth(mix(whiten, maps), sigma), block, whiten)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from paradia.combine._checks import check
 from paradia.combine._lattice import SLAB, length
 from paradia.combine._whitening import mix, whitener
-from paradia.errors import MetadataError
+from paradia.errors import InputError, MetadataError
 from paradia.types import CoilImages, CoilNoise, Combined
 
 CITE = "10.1002/mrm.1910160203"
@@ -50,7 +50,7 @@ def rss(
     MetadataError
         One echo, and its phase is to be relative to it.
     InputError, NonFiniteError
-        No signal, a covariance that is none, or values that are no numbers.
+        No signal, no such reference, a covariance that is none, or values that are no numbers.
 
     Notes
     -----
@@ -66,6 +66,8 @@ def rss(
     https://doi.org/10.1002/mrm.1910160203
     """
     check(coil_images)
+    if reference not in ("echo", "coil"):
+        raise InputError(f"reference is echo or coil, got {reference!r}.")
     if reference == "echo" and coil_images.shape[0] < 2:
         raise MetadataError(
             "a single echo has no phase relative to the first echo. Set reference to coil, or take combine adaptive for its phase."
