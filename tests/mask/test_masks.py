@@ -211,3 +211,23 @@ def test_slab_with_strong_sinus(shared_data):
     assert float((inside & ~mask).sum() / inside.sum()) < 0.01
     assert int(mask.sum()) < 1.6 * int(inside.sum())
     assert float(magnitude[mask].quantile(0.02)) > 0.1 * float(magnitude[mask].median())
+
+
+@pytest.mark.parametrize(
+    "knobs", [{"threshold": -0.1}, {"threshold": 1.0}, {"threshold": math.nan}, {"closing": math.inf}, {"closing": -1.0}]
+)
+@pytest.mark.parametrize("method", [quality, combined])
+def test_knobs_out_of_range_are_refused(method, knobs):
+    images = torch.ones(3, 6, 7, 5)
+    with pytest.raises(InputError, match=f"{next(iter(knobs))} must be"):
+        method(0 * images, images, Grid((6, 7, 5)), SCAN, **knobs)
+
+
+def test_a_hole_in_a_single_slice_is_filled():
+    slice_ = torch.ones(7, 6, 1, dtype=torch.bool)
+    slice_[3, 3], slice_[0, 2] = False, False
+    for axis in range(3):
+        mask = morphology.filled(slice_.movedim(2, axis)).movedim(axis, 2)
+        assert mask[3, 3].all()
+        assert not mask[0, 2].any()
+    assert not morphology.filled(torch.zeros(1, 1, 1, dtype=torch.bool)).any()

@@ -54,12 +54,12 @@ def largest(mask: Tensor) -> Tensor:
 
 
 def filled(mask: Tensor) -> Tensor:
-    """Fill the holes that do not reach the end of the image."""
+    """Fill the holes that do not reach the end of the image; a single slice has none above and below."""
     pieces, count = ndimage.label(~mask.cpu().numpy())
     if count == 0:
         return mask
-    ends = [pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1], pieces[:, :, 0], pieces[:, :, -1]]
-    outside = np.unique(np.concatenate([end.ravel() for end in ends]))
+    ends = [pieces.take(place, axis) for axis, n in enumerate(pieces.shape) if n > 1 for place in (0, -1)]
+    outside = np.unique(np.concatenate([end.ravel() for end in ends] or [pieces.ravel()]))
     reaches = np.zeros(count + 1, dtype=bool)
     reaches[outside] = True
     reaches[0] = False

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, MaskError
+from paradia.errors import GeometryError, InputError, MaskError
 from paradia.grid import Grid
 from paradia.scan import Scan
 
@@ -33,6 +33,21 @@ def checked(phase: Tensor, magnitude: Tensor, grid: Grid, scan: Scan) -> tuple[T
     if not bool((magnitude[0] > 0).any()):
         raise MaskError("the magnitude of the first echo is zero or not finite everywhere. Check the magnitude images.")
     return phase, magnitude
+
+
+def check_knobs(threshold: float, **radii: float) -> None:
+    """Refuse a threshold that no weight reaches, and radii that are no lengths.
+
+    Raises
+    ------
+    InputError
+        A knob out of its range.
+    """
+    if not 0 <= threshold < 1:
+        raise InputError(f"threshold must be at least 0, which has it found, and below 1, got {threshold}.")
+    for name, radius in radii.items():
+        if not 0 <= radius < math.inf:
+            raise InputError(f"{name} must be a radius in mm, 0 or more, got {radius}. 2 to 4 are usual.")
 
 
 def reliability(phase: Tensor, magnitude: Tensor, scan: Scan) -> Tensor:

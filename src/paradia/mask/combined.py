@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paradia.grid import Grid
 from paradia.mask import _morphology as morphology
-from paradia.mask._reliability import checked, nonempty, otsu, reliability
+from paradia.mask._reliability import check_knobs, checked, nonempty, otsu, reliability
 from paradia.mask.bet import bet
 from paradia.scan import Scan
 from paradia.types import Echoes, Mask
@@ -50,13 +50,14 @@ def combined(
     GeometryError
         The data do not belong together.
     InputError
-        A fraction out of its range.
+        A knob out of its range.
 
     References
     ----------
     QSM Consensus Organization Committee, et al. Recommended implementation of quantitative susceptibility mapping for
     clinical research in the brain. Magn Reson Med 2024;91:1834-1862. doi:10.1002/mrm.30006.
     """
+    check_knobs(threshold, closing=closing)
     phase, magnitude = checked(phase, magnitude, grid, scan)
     brain = bet(magnitude, grid, fraction=fraction)
     weight = reliability(phase, magnitude, scan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paradia.grid import Grid
 from paradia.mask import _morphology as morphology
-from paradia.mask._reliability import checked, nonempty, otsu, reliability
+from paradia.mask._reliability import check_knobs, checked, nonempty, otsu, reliability
 from paradia.scan import Scan
 from paradia.types import Echoes, Mask
 
@@ -48,11 +48,14 @@ def quality(
         Nothing is left, or there is no signal.
     GeometryError
         The data do not belong together.
+    InputError
+        A knob out of its range.
 
     References
     ----------
     Dymerska B, et al. Magn Reson Med 2021;85:2294-2308. doi:10.1002/mrm.28563.
     """
+    check_knobs(threshold, opening=opening, closing=closing)
     phase, magnitude = checked(phase, magnitude, grid, scan)
     visible = magnitude[0] > 0
     weight = reliability(phase, magnitude, scan)
