@@ -346,3 +346,22 @@ def test_three_echoes_of_a_vein(shared_data):
     assert float((turns - turns.round()).abs().max()) < 1e-3
     steps = (result[2] - 2 * result[1] + result[0]).abs()
     assert float((steps < 1.0).double().mean()) > 0.9
+
+
+@pytest.mark.parametrize("method", [romeo, spun])
+@pytest.mark.parametrize("mode", ["template", "individual"])
+def test_a_magnitude_that_is_none_counts_as_dark(method, mode, case):
+    """Filters and sums of complex images leave a few below zero; Inf comes of divisions."""
+    truth, magnitude, mask = case
+    some = torch.rand(magnitude.shape, generator=torch.Generator().manual_seed(2)) < 0.3
+    dark = method(wrapped(truth), magnitude.masked_fill(some, 0.0), mask, SCAN, mode=mode)
+    for value in (-3.0, math.inf, math.nan):
+        assert torch.equal(method(wrapped(truth), magnitude.masked_fill(some, value), mask, SCAN, mode=mode), dark)
+
+
+def test_laplacian_refuses_a_padding_below_zero_and_takes_no_inf_from_the_padding(case, grid):
+    truth, _, mask = case
+    with pytest.raises(InputError, match="padding must be 0 or more"):
+        laplacian(wrapped(truth), mask, grid, padding=-1)
+    nothing, endless = (laplacian(torch.where(mask, wrapped(truth), value), mask, grid) for value in (0.0, math.inf))
+    assert torch.equal(nothing, endless)

@@ -7,10 +7,37 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from paradia.errors import InputError
+from paradia.fft import bounding_box
 from paradia.solvers.pieces import level
+
+TURN = 2 * torch.pi
 
 Spatial = Callable[[Tensor, Tensor, Tensor, tuple[Tensor, float] | None], tuple[Tensor, Tensor]]
 """Unwraps one volume: ``(turns, magnitude, mask, second)`` to the whole turns of the voxels of the mask, and their pieces."""
+
+
+def check_mode(echoes: int, mode: str, template: int) -> None:
+    """Refuse a mode or an echo that does not exist."""
+    if mode not in ("template", "individual"):
+        raise InputError(f"mode must be 'template' or 'individual', got {mode!r}.")
+    if not 1 <= template <= echoes:
+        raise InputError(f"template must be an echo from 1 to {echoes}, got {template}.")
+
+
+def exactly(spatial: Spatial, phase: Tensor, magnitude: Tensor, mask: Tensor, times: tuple[float, ...], mode: str, template: int) -> Tensor:
+    """Unwrap all echoes by what unwraps one volume; what a magnitude has that is none, NaN, Inf or less than nothing, counts as dark."""
+    box = bounding_box(mask)
+    inside = mask[box]
+    turns = torch.where(inside, phase[:, *box], 0) / TURN
+    strength = torch.nan_to_num(magnitude[:, *box], posinf=0.0, neginf=0.0).clamp_min(0)
+    if mode == "individual" or phase.shape[0] == 1:
+        whole = in_space(spatial, turns, strength, inside, times)
+    else:
+        whole = by_template(spatial, turns, strength, inside, times, template - 1)
+    unwrapped = torch.zeros_like(phase)
+    unwrapped[:, *box] = torch.where(inside, phase[:, *box] + TURN * whole, 0)
+    return unwrapped
 
 
 def in_space(spatial: Spatial, turns: Tensor, magnitude: Tensor, mask: Tensor, times: tuple[float, ...]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from paradia.errors import InputError
 from paradia.fft import bounding_box
 from paradia.grid import Grid
 from paradia.types import Echoes, Mask
@@ -39,6 +40,8 @@ def laplacian(phase: Echoes, mask: Mask, grid: Grid, *, padding: int = 8) -> Ech
     ------
     GeometryError, MaskError, NonFiniteError
         Shapes do not fit, the mask is empty, or the phase inside it is not finite.
+    InputError
+        The padding is negative.
 
     Notes
     -----
@@ -51,13 +54,15 @@ def laplacian(phase: Echoes, mask: Mask, grid: Grid, *, padding: int = 8) -> Ech
     https://doi.org/10.1364/OL.28.001194
     """
     check(phase, mask)
-    box = bounding_box(mask, max(int(padding), 0))
+    if padding < 0:
+        raise InputError(f"padding must be 0 or more voxels, got {padding}. 8 are usual.")
+    box = bounding_box(mask, padding)
     inside = mask[box]
     result = torch.zeros_like(phase)
     cosines = [_cosines(n).to(phase) for n in inside.shape]
     inverse = _inverse(inside.shape, grid).to(phase)
     for echo in range(phase.shape[0]):
-        wrapped = torch.nan_to_num(phase[echo][box])
+        wrapped = torch.nan_to_num(phase[echo][box], posinf=0.0, neginf=0.0)
         smooth = _solve(_laplacian_of(wrapped, grid), cosines, inverse)
         smooth = smooth - smooth[inside].mean()
         result[echo][box] = torch.where(inside, smooth, 0)

@@ -5,20 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-import torch
-
 from paradia.errors import InputError
-from paradia.fft import bounding_box
 from paradia.scan import Scan
 from paradia.solvers.continuation import continue_phase
 from paradia.solvers.neighbours import TERMS
 from paradia.types import Echoes, Mask
 from paradia.unwrap._checks import check
-from paradia.unwrap._modes import by_template, in_space
+from paradia.unwrap._modes import check_mode, exactly
 
 CITE = "10.1002/mrm.28563"
-
-TURN = 2 * torch.pi
 
 
 def romeo(
@@ -81,26 +76,12 @@ def romeo(
     https://doi.org/10.1002/mrm.28563
     """
     check(phase, mask, magnitude, scan)
-    _check_knobs(phase.shape[0], mode, template, weights)
-    box = bounding_box(mask)
-    inside = mask[box]
-    turns = torch.where(inside, phase[:, *box], 0) / TURN
-    strength = torch.nan_to_num(magnitude[:, *box])
-    spatial = partial(continue_phase, terms=tuple(weights))
-    if mode == "individual" or phase.shape[0] == 1:
-        whole = in_space(spatial, turns, strength, inside, scan.echo_times)
-    else:
-        whole = by_template(spatial, turns, strength, inside, scan.echo_times, template - 1)
-    unwrapped = torch.zeros_like(phase)
-    unwrapped[:, *box] = torch.where(inside, phase[:, *box] + TURN * whole, 0)
-    return unwrapped
+    check_mode(phase.shape[0], mode, template)
+    _check_weights(weights)
+    return exactly(partial(continue_phase, terms=tuple(weights)), phase, magnitude, mask, scan.echo_times, mode, template)
 
 
-def _check_knobs(echoes: int, mode: str, template: int, weights: tuple[str, ...]) -> None:
-    if mode not in ("template", "individual"):
-        raise InputError(f"mode must be 'template' or 'individual', got {mode!r}.")
-    if not 1 <= template <= echoes:
-        raise InputError(f"template must be an echo from 1 to {echoes}, got {template}.")
+def _check_weights(weights: tuple[str, ...]) -> None:
     unknown = [name for name in weights if name not in (*TERMS, "signal")]
     if unknown or not weights:
         raise InputError(f"weights are some of {', '.join((*TERMS, 'signal'))}, got {weights}.")

@@ -9,17 +9,14 @@ import torch
 from torch import Tensor
 
 from paradia.errors import InputError
-from paradia.fft import bounding_box
 from paradia.scan import Scan
 from paradia.solvers.neighbours import GRADES, TERMS, grid_edges
 from paradia.solvers.spanning import Edges, join_cheapest, spanning_shifts
 from paradia.types import Echoes, Mask
 from paradia.unwrap._checks import check
-from paradia.unwrap._modes import by_template, in_space
+from paradia.unwrap._modes import check_mode, exactly
 
 CITE = "10.3389/fnins.2025.1522227"
-
-TURN = 2 * torch.pi
 
 CLEAR = 0.75
 """Share of the votes of an interface that makes it clear; what is not clear waits until all that is has been joined."""
@@ -85,19 +82,9 @@ def spun(
     Zhou Y, et al. Front Neurosci 2025;19:1522227, where it is part of a pipeline. https://doi.org/10.3389/fnins.2025.1522227
     """
     check(phase, mask, magnitude, scan)
-    _check_knobs(phase.shape[0], mode, template, quality)
-    box = bounding_box(mask)
-    inside = mask[box]
-    turns = torch.where(inside, phase[:, *box], 0) / TURN
-    strength = torch.nan_to_num(magnitude[:, *box])
-    spatial = partial(_grow_and_join, quality=quality)
-    if mode == "individual" or phase.shape[0] == 1:
-        whole = in_space(spatial, turns, strength, inside, scan.echo_times)
-    else:
-        whole = by_template(spatial, turns, strength, inside, scan.echo_times, template - 1)
-    unwrapped = torch.zeros_like(phase)
-    unwrapped[:, *box] = torch.where(inside, phase[:, *box] + TURN * whole, 0)
-    return unwrapped
+    check_mode(phase.shape[0], mode, template)
+    _check_quality(quality)
+    return exactly(partial(_grow_and_join, quality=quality), phase, magnitude, mask, scan.echo_times, mode, template)
 
 
 def _grow_and_join(
@@ -170,10 +157,6 @@ def _decide(table: Edges, only_clear: bool) -> Edges:
     return chosen._replace(key=key)
 
 
-def _check_knobs(echoes: int, mode: str, template: int, quality: float) -> None:
-    if mode not in ("template", "individual"):
-        raise InputError(f"mode must be 'template' or 'individual', got {mode!r}.")
-    if not 1 <= template <= echoes:
-        raise InputError(f"template must be an echo from 1 to {echoes}, got {template}.")
+def _check_quality(quality: float) -> None:
     if not 0 <= quality <= 1:
         raise InputError(f"quality must lie between 0 and 1, got {quality}.")
