@@ -84,3 +84,8 @@ def test_no_train_at_all_is_refused():
         cpmg(torch.ones(()), torch.ones(()), 1.0, spacing=0.01, echoes=0)
     with pytest.raises(InputError, match=r"must be positive, got 0\.0 s"):
         cpmg(torch.ones(()), torch.ones(()), 1.0, spacing=0.0, echoes=3)
+
+
+def test_rates_that_are_whole_numbers_are_rates_too():
+    whole, angle = torch.tensor([10, 20]), torch.tensor(2.0)
+    assert torch.equal(cpmg(whole, angle, 0.8, spacing=0.01, echoes=4), cpmg(whole.float(), angle, 0.8, spacing=0.01, echoes=4))

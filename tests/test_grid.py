@@ -47,6 +47,7 @@ def test_singular_affine_is_refused():
     [
         (((4, 5),), "three positive sizes"),
         (((4, 5, 0),), "three positive sizes"),
+        (((4, 5, 6.5),), "whole numbers"),
         (((4, 5, 6), (1, 1, -1)), "three positive numbers in mm"),
         (((4, 5, 6), (1, 1, float("nan"))), "three positive numbers in mm"),
         (((4, 5, 6), (1, 1, 1), (0, 0, 0)), "must be a direction"),

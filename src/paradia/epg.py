@@ -52,6 +52,7 @@ def cpmg(r2: Tensor, angle: Tensor, r1: Tensor | float, *, spacing: float, echoe
         raise InputError(f"a train has at least one echo, got {echoes}.")
     if not spacing > 0:
         raise InputError(f"the time between echoes must be positive, got {spacing} s.")
+    r2 = r2 if r2.is_floating_point() else r2.to(torch.get_default_dtype())  # the other rate takes its precision
     turned = torch.sin(angle / 2).square()
     return train(torch.exp(-spacing * r2), 1 - turned, torch.exp(-spacing * torch.as_tensor(r1).to(r2)), echoes)
 

@@ -46,8 +46,8 @@ class Grid:
         shape = tuple(int(n) for n in self.shape)
         voxel_size = tuple(float(v) for v in self.voxel_size)
         b0_dir = tuple(float(b) for b in self.b0_dir)
-        if len(shape) != 3 or min(shape) < 1:
-            raise GeometryError(f"a grid has three positive sizes, got shape {self.shape}. Give one volume's x, y, z.")
+        if len(shape) != 3 or min(shape) < 1 or shape != tuple(self.shape):
+            raise GeometryError(f"a grid has three positive sizes, whole numbers, got shape {self.shape}. Give one volume's x, y, z.")
         if len(voxel_size) != 3 or not all(math.isfinite(v) and v > 0 for v in voxel_size):
             raise GeometryError(f"voxel sizes must be three positive numbers in mm, got {self.voxel_size}. Check the header.")
         length = math.hypot(*b0_dir)
