@@ -64,3 +64,9 @@ def test_novelty_is_the_distance_over_the_limit(generator):
 def test_only_strange_volumes_are_told(recwarn):
     tell(0.99, "net")
     assert not recwarn
+
+
+def test_a_single_voxel_has_statistics_too(generator):
+    mask = torch.zeros((4, 5, 6), dtype=torch.bool)
+    mask[2, 2, 2] = True
+    assert statistics(torch.randn((3, 4, 5, 6), generator=generator), mask).isfinite().all()

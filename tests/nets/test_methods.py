@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -310,3 +311,44 @@ def test_between_its_networks_nextqsm_trusts_the_mended_field_as_far_as_the_firs
     assert seen["start"] is seen["chi"]
     assert seen["sure"] is seen["field"]
     assert (seen["shown"] - seen["sure"])[inside].abs().mean() > 1e-4
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_noise_that_is_zero_or_no_number_is_unknown_and_outside_the_mask_nothing(method, case, value):
+    field = field_of(method, case)
+    hole = case.mask & ball(case.grid, (0.5, 0.4, 0.5), (0.06, 0.06, 0.06))
+    unknown = images(method(field, case.mask, case.grid, case.noise.masked_fill(hole, 0.0)))
+    spoilt = images(method(field, case.mask, case.grid, case.noise.masked_fill(hole | ~case.mask, value)))
+    for name, image in unknown.items():
+        assert image.isfinite().all()
+        assert torch.equal(spoilt[name], image)
+
+
+@pytest.mark.parametrize("name", ["varnet", "nextqsm"])
+def test_a_voxel_of_unknown_noise_is_not_taken_for_certain(name, case, use):
+    use()
+    hole = case.mask & ball(case.grid, (0.5, 0.4, 0.5), (0.05, 0.05, 0.05))
+    loaded = load(*next(pair for pair in METHODS if pair[1] == name))
+    wrong = torch.where(hole, 0.4, 0.0)
+    field = (case.local if name == "varnet" else case.total) + wrong
+
+    def stirred(noise):
+        return (loaded.function(field, case.mask, case.grid, noise).chi[hole]).std()
+
+    assert stirred(case.noise.masked_fill(hole, 0.0)) < 0.5 * stirred(case.noise.masked_fill(hole, 1e-4))
+
+
+def test_noise_that_is_known_nowhere_is_none(method, case):
+    field = field_of(method, case)
+    given = images(method(field, case.mask, case.grid, torch.zeros_like(case.noise)))
+    for name, image in images(method(field, case.mask, case.grid)).items():
+        assert torch.equal(given[name], image)
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_a_mask_of_one_voxel_and_an_even_field_have_numbers(method, case, even):
+    mask = case.mask if even else torch.zeros_like(case.mask)
+    mask = mask.clone()
+    mask[20, 20, 20] = True
+    for image in images(method(torch.where(mask, 0.01, 0.0), mask, case.grid)).values():
+        assert image.isfinite().all()

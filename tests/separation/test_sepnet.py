@@ -311,3 +311,15 @@ def test_changed_weights_are_refused(name, case, use, random_weights):
     store.network.cache_clear()
     with pytest.raises(WeightsError, match="not the released ones"):
         separate(name, case.board)
+
+
+def test_noises_that_are_zero_are_unknown(name, case):
+    board, rate = case.board, f"{rate_of(name)}_noise"
+    hole = torch.zeros_like(board["mask"])
+    hole[tuple(slice(n // 2 - 2, n // 2 + 2) for n in hole.shape)] = True
+    for key in ("noise", rate):
+        zero, sure, doubtful = (separate(name, {**board, key: board[key].masked_fill(hole, value)}) for value in (0.0, 1e-6, 1e3))
+        assert all(image.isfinite().all() for image in images(zero).values())
+        assert (zero.chi_pos - doubtful.chi_pos)[hole].norm() < (sure.chi_pos - doubtful.chi_pos)[hole].norm()
+        nowhere, absent = separate(name, {**board, key: torch.zeros_like(board[key])}), separate(name, board, without=(key,))
+        assert torch.equal(nowhere.chi_pos, absent.chi_pos)

@@ -12,7 +12,7 @@ from paradia.errors import NonFiniteError
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
-from paradia.sources.doubt import bend, doubt, grain, roughness
+from paradia.sources.doubt import believed, believed_rate, bend, doubt, grain, roughness
 from paradia.sources.fluid import fluid, ventricles
 from paradia.sources.inside import check_numbers, within
 from paradia.sources.slopes import Variation, add_fall, add_slope, edges
@@ -194,3 +194,14 @@ def test_numbers_count_inside_the_mask_alone():
     image[1, 0, 1] = -torch.inf
     with pytest.raises(NonFiniteError, match="field is NaN or Inf in 1 voxels inside"):
         check_numbers(mask, field=image)
+
+
+def test_noise_is_believed_where_it_is_known_and_judged_where_it_is_known_nowhere(grid, generator):
+    field, mask = torch.randn(grid.shape, generator=generator), torch.ones(grid.shape, dtype=torch.bool)
+    noise = torch.full(grid.shape, 0.3)
+    for nothing in (0.0, math.nan, -1.0, math.inf):
+        some = noise.masked_fill(field > 1, nothing)
+        assert torch.equal(believed(field, mask, some), noise.masked_fill(field > 1, math.inf))
+        for judge, judged in ((believed, roughness), (believed_rate, grain)):
+            assert torch.equal(judge(field, mask, torch.full_like(noise, nothing)), judged(field, mask).expand(grid.shape))
+            assert torch.equal(judge(field, mask, None), judged(field, mask).expand(grid.shape))

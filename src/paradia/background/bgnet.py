@@ -11,7 +11,7 @@ from paradia.nets.checks import TOTAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
 from paradia.nets.store import network
 from paradia.nets.unrolled import clear
-from paradia.sources.doubt import roughness
+from paradia.sources.doubt import believed
 from paradia.sources.fit import BRISK, fit
 from paradia.sources.inside import within
 from paradia.sources.split import MARGIN, Effort
@@ -48,7 +48,7 @@ def bgnet(
     grid
         Voxel size and direction of B0.
     noise
-        Standard deviation of the field, ppm; judged from the field's own roughness without it.
+        Standard deviation of the field, ppm; judged from the field's own roughness without it. Where it is zero it is unknown.
     start
         Most iterations of the quadratic fit.
     rounds
@@ -93,7 +93,7 @@ def bgnet(
         if not field.any():
             return torch.zeros_like(field), torch.zeros_like(field), field.new_zeros(())
         fitted = fit(window, field, known, Effort(start, rounds, max_iter), callback)
-        loud = roughness(field, window.mask).expand(field.shape) if known is None else known
+        loud = believed(field, window.mask, known)
         found = clear(net, field, fitted.local_field, fitted.chi, fitted.rest, loud, window)
         tell(found.novelty, "bgnet")
         return found.value, found.deviation, field.new_tensor(found.novelty)

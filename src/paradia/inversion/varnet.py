@@ -15,7 +15,7 @@ from paradia.nets.checks import LOCAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
 from paradia.nets.store import network
 from paradia.nets.unrolled import ITERATIONS, START_ITERATIONS, TRUST, invert, problem, unexplained
-from paradia.sources.doubt import roughness
+from paradia.sources.doubt import believed
 from paradia.sources.inside import within
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, Image, LearnedChi, Mask, Volume
@@ -55,7 +55,7 @@ def varnet(
     grid
         Voxel size and direction of B0.
     noise
-        Standard deviation of the field, ppm; judged from the field's own roughness without it.
+        Standard deviation of the field, ppm; judged from the field's own roughness without it. Where it is zero it is unknown.
     stages
         How often the network is asked, at least once.
     trust
@@ -102,7 +102,7 @@ def varnet(
     def one(field: Tensor) -> tuple[Tensor, ...]:
         if not field.any():
             return *[torch.zeros_like(field)] * 3, field.new_zeros(())
-        loud = roughness(field, window.mask).expand(field.shape) if known is None else known
+        loud = believed(field, window.mask, known)
         start = l1bayes(field, window.mask, window.grid, known, max_iter=START_ITERATIONS, tol=math.inf, callback=callback)
         held, chi = problem(field, start, window.mask, loud, window.grid)
         found = invert(net, chi, held, stages=stages, trust=trust, refine=refine)

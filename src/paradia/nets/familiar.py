@@ -52,7 +52,7 @@ def statistics(channels: Float[Tensor, "channel x y z"], mask: Bool[Tensor, "x y
         Voxels that count.
     """
     inside = channels[:, mask]
-    mean, deviation = inside.mean(1), inside.std(1).clamp_min(1e-4)
+    mean, deviation = inside.mean(1), inside.std(1, correction=int(inside.shape[1] > 1)).clamp_min(1e-4)
     few = inside[:, :: max(1, inside.shape[1] // SAMPLES)].sort(1).values
     low, high = (few[:, round(share * (few.shape[1] - 1))] for share in (0.02, 0.98))
     squares, pairs = torch.zeros_like(mean), 0

@@ -43,6 +43,13 @@ def gain(x: Tensor) -> Tensor:
     return (1 + x.square()).sqrt()
 
 
+def loudness(noise: Tensor, unit: Tensor, mask: Tensor) -> Tensor:
+    """Show a noise: the logarithm of what it is in a unit, zero outside the mask; where it is unknown, infinite, as the largest known."""
+    known = noise[mask & noise.isfinite()]
+    loudest = known.amax() if known.numel() else noise.new_ones(())
+    return torch.where(mask, (noise.clamp_max(loudest) / unit).clamp_min(1e-3).log(), 0.0)
+
+
 def inversion_channels(
     field: Float[Tensor, "x y z"], chi: Tensor, mask: Tensor, noise: Tensor, dipole: Dipole, scale: Tensor
 ) -> Float[Tensor, "6 x y z"]:
@@ -57,7 +64,7 @@ def inversion_channels(
     mask
         Voxels where both hold.
     noise
-        Standard deviation of the field, ppm.
+        Standard deviation of the field, ppm; infinite where unknown.
     dipole
         Of the window.
     scale
@@ -75,7 +82,7 @@ def inversion_channels(
     divided = irfftn(both * kernel / (kernel.square() + DAMPING), field.shape)
     rows = [chi, divided[0], FIELD * field, FIELD * RESIDUAL * left, RESIDUAL * divided[1]]
     seen = squash(torch.stack(rows) / scale) * mask
-    loud = (FIELD * noise / scale).clamp_min(1e-3).log() * mask
+    loud = loudness(FIELD * noise, scale, mask)
     return torch.cat([seen, loud[None]])
 
 
@@ -97,7 +104,7 @@ def background_channels(
     mask
         Voxels where all hold.
     noise
-        Standard deviation of the field, ppm.
+        Standard deviation of the field, ppm; infinite where unknown.
     grid
         Of the window.
     scale
@@ -114,5 +121,5 @@ def background_channels(
     whole = squash(total / spread(total, mask).clamp_min(1e-9)) * mask
     inside = distance_transform_edt(mask.cpu().numpy(), sampling=grid.voxel_size)
     depth = (torch.from_numpy(inside).to(total) / DEPTH).clamp_max(2.0)
-    loud = (FIELD * noise / scale).clamp_min(1e-3).log() * mask
+    loud = loudness(FIELD * noise, scale, mask)
     return torch.cat([seen, torch.stack([whole, depth, loud])])

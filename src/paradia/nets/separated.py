@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paradia.nets.familiar import novelty
-from paradia.nets.features import FIELD, gain, squash
+from paradia.nets.features import FIELD, gain, loudness, squash
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import FLOOR, ITERATIONS, LEAST, centred, unit_of
 from paradia.nets.windows import ask
@@ -45,9 +45,9 @@ class Separable(NamedTuple):
     rate: Tensor
     """R2′, or R2* less the typical R2, 1/s; the latter is negative where R2 is less than that."""
     rate_noise: Tensor
-    """Its standard deviation, 1/s."""
+    """Its standard deviation, 1/s; infinite where unknown."""
     noise: Tensor
-    """Of the field, ppm."""
+    """Of the field, ppm; infinite where unknown."""
     mask: Tensor
     dipole: Dipole
     scale: Tensor
@@ -84,7 +84,8 @@ def separable(
     chi = centred(chi, mask)
     whole = rate[mask].square().mean().sqrt() / (sum(dr) / 2)
     scale = unit_of(chi, mask).maximum(LEAST * whole)
-    return Separable(field * mask, chi, zero, rate * mask, rate_noise * mask, noise * mask, mask, dipole, scale, *dr, b0)
+    known = (torch.where(mask, image, 0.0) for image in (rate, rate_noise, noise))
+    return Separable(torch.where(mask, field, 0.0), chi, zero, *known, mask, dipole, scale, *dr, b0)
 
 
 def less_typical(r2star: Tensor, noise: Tensor, b0: float) -> tuple[Tensor, Tensor]:
@@ -128,9 +129,8 @@ def separation_channels(pair: Tensor, held: Separable) -> Float[Tensor, "10 x y 
     of_field, of_rate = unmet(pair, held)
     rows = [*pair, held.chi, FIELD * held.field, held.rate / mean, 3 * FIELD * of_field, of_rate / mean]
     seen = squash(torch.stack(rows) / held.scale)
-    loud = torch.stack(
-        [(held.rate_noise / mean / held.scale).clamp_min(1e-3).log(), (FIELD * held.noise / held.scale).clamp_min(1e-3).log()]
-    )
+    noises = (held.rate_noise / mean, FIELD * held.noise)
+    loud = torch.stack([loudness(noise, held.scale, held.mask) for noise in noises])
     constant = torch.full_like(held.chi, math.log(held.b0 / 3) + math.log(held.dr_pos / held.dr_neg))
     return torch.cat([seen, loud, constant[None]]) * held.mask
 

@@ -28,6 +28,9 @@ START_ITERATIONS = 7
 LEAST = 1e-3
 """Least unit of what the network sees, as a share of the start's root mean square: where most of the start is exactly flat."""
 
+NOTHING = 1e-9
+"""Least unit, ppm, so that a start that is flat is divided by something."""
+
 FLOOR = 1e-3
 """Least standard deviation of a field, ppm: what the model leaves out."""
 
@@ -50,7 +53,7 @@ class Problem(NamedTuple):
     """ppm, zero outside the mask."""
     mask: Tensor
     noise: Tensor
-    """ppm, zero outside the mask."""
+    """ppm, zero outside the mask, infinite where unknown."""
     dipole: Dipole
     scale: Tensor
     """Robust standard deviation of the start's susceptibility, ppm: the unit of all that the network sees."""
@@ -70,7 +73,7 @@ def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Gri
     mask
         Voxels where both hold.
     noise
-        Standard deviation of the field, ppm.
+        Standard deviation of the field, ppm; infinite where unknown.
     grid
         Of the window.
     sure
@@ -83,14 +86,15 @@ def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Gri
     Tensor
         The start with a mean of zero in the mask.
     """
-    held = Problem(field * mask, mask, noise * mask, Dipole(grid).to(field), unit_of(start, mask), (field if sure is None else sure) * mask)
+    inside = [torch.where(mask, image, 0.0) for image in (field, noise, field if sure is None else sure)]
+    held = Problem(inside[0], mask, inside[1], Dipole(grid).to(field), unit_of(start, mask), inside[2])
     return held, centred(start, mask)
 
 
 def unit_of(start: Tensor, mask: Tensor) -> Tensor:
-    """Return `spread`, held above zero where more than half of the start is one value."""
+    """Return `spread`, held above zero where more than half of the start, or all of it, is one value."""
     centre = start[mask] - start[mask].mean()
-    return spread(start, mask).maximum(LEAST * centre.square().mean().sqrt())
+    return spread(start, mask).maximum(LEAST * centre.square().mean().sqrt()).clamp_min(NOTHING)
 
 
 def centred(image: Tensor, mask: Tensor) -> Tensor:
@@ -213,7 +217,7 @@ def clear(net: UNet3d, total: Tensor, local: Tensor, chi: Tensor, rest: Tensor, 
     rest
         What the fit leaves of the total field, ppm.
     noise
-        Standard deviation of the total field, ppm.
+        Standard deviation of the total field, ppm; infinite where unknown.
     window
         Where they live.
 
@@ -224,7 +228,8 @@ def clear(net: UNet3d, total: Tensor, local: Tensor, chi: Tensor, rest: Tensor, 
     """
     mask, scale = window.mask, unit_of(chi, window.mask)
     chi = centred(chi, mask)
-    channels = background_channels(total * mask, local * mask, chi, rest, mask, noise * mask, window.grid, scale)
+    inside = [torch.where(mask, image, 0.0) for image in (total, local, noise)]
+    channels = background_channels(*inside[:2], chi, rest, mask, inside[2], window.grid, scale)
     answer = ask(net, channels)
     unit = scale / FIELD * gain(FIELD * local / scale)
     deviation = unit * answer[1].clamp(-6, 3).exp() * mask

@@ -22,7 +22,7 @@ from paradia.registry import load
 from paradia.scan import Scan, relaxivities
 from paradia.separation._inputs import check_images, check_ppm
 from paradia.separation._voxel import split
-from paradia.sources.doubt import roughness
+from paradia.sources.doubt import believed
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, LearnedSeparation
 
@@ -101,7 +101,7 @@ def learned(
     local = window.take(field)
     known = None if noise is None else window.take(noise)
     chi = window.take(_inside(given.chi, mask)) if given.chi is not None else _start(local, window, known, callback)
-    loud = roughness(local, window.mask).expand(local.shape) if known is None else known
+    loud = believed(local, window.mask, known)
     rates = window.take(rate), window.take(rate_noise)
     held = separable(local, chi, *rates, loud, window.mask, Dipole(window.grid).to(local), dr, given.scan.b0)
 

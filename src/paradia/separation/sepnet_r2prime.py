@@ -7,7 +7,7 @@ from paradia.nets.unrolled import ITERATIONS, TRUST
 from paradia.scan import Scan
 from paradia.separation._inputs import rates
 from paradia.separation._learned import Asked, Given, learned, prepare
-from paradia.sources.doubt import grain
+from paradia.sources.doubt import believed_rate
 from paradia.types import Callback, LearnedSeparation, Mask, Volume
 
 CITE = "10.1002/hbm.70136"
@@ -109,5 +109,5 @@ def sepnet_r2prime(
     given, asked = Given(local_field, mask, grid, scan, noise, chi), Asked(dr_pos, dr_neg, stages, trust, refine, band)
     dr = prepare(given, asked, r2prime=r2prime, r2prime_noise=r2prime_noise)
     rate = rates("r2prime", r2prime, mask)
-    loud = grain(rate, mask).expand(rate.shape) if r2prime_noise is None else r2prime_noise
+    loud = believed_rate(rate, mask, r2prime_noise)
     return learned("sepnet_r2prime", given, asked, rate, loud, dr, callback)

@@ -8,7 +8,7 @@ from paradia.nets.unrolled import ITERATIONS, TRUST
 from paradia.scan import Scan
 from paradia.separation._inputs import rates
 from paradia.separation._learned import Asked, Given, learned, prepare
-from paradia.sources.doubt import grain
+from paradia.sources.doubt import believed_rate
 from paradia.types import Callback, LearnedSeparation, Mask, Volume
 
 CITE = "10.1002/hbm.70136"
@@ -104,5 +104,5 @@ def sepnet_r2star(
     given, asked = Given(local_field, mask, grid, scan, noise, chi), Asked(dr_pos, dr_neg, stages, trust, refine, band)
     dr = prepare(given, asked, r2star=r2star, r2star_noise=r2star_noise)
     decay = rates("r2star", r2star, mask)
-    loud = grain(decay, mask).expand(decay.shape) if r2star_noise is None else r2star_noise
+    loud = believed_rate(decay, mask, r2star_noise)
     return learned("sepnet_r2star", given, asked, *less_typical(decay, loud, scan.b0), dr, callback)

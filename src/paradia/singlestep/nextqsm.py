@@ -15,7 +15,7 @@ from paradia.nets.familiar import tell
 from paradia.nets.store import network
 from paradia.nets.unrolled import ITERATIONS, START_ITERATIONS, TRUST, clear, invert, problem, unexplained
 from paradia.registry import load
-from paradia.sources.doubt import roughness
+from paradia.sources.doubt import believed
 from paradia.sources.fit import BRISK, fit
 from paradia.sources.inside import within
 from paradia.sources.split import MARGIN, Effort
@@ -54,7 +54,7 @@ def nextqsm(
     grid
         Voxel size and direction of B0.
     noise
-        Standard deviation of the field, ppm; judged from the field's own roughness without it.
+        Standard deviation of the field, ppm; judged from the field's own roughness without it. Where it is zero it is unknown.
     stages
         How often the second network is asked, at least once.
     trust
@@ -110,7 +110,7 @@ def nextqsm(
         if not field.any():
             return *[torch.zeros_like(field)] * 5, field.new_zeros(())
         fitted = fit(window, field, known, Effort(start, rounds, max_iter), callback)
-        loud = roughness(field, window.mask).expand(field.shape) if known is None else known
+        loud = believed(field, window.mask, known)
         local = clear(background, field, fitted.local_field, fitted.chi, fitted.rest, loud, window)
         sharp = l1bayes(local.value, window.mask, window.grid, torch.hypot(loud, local.deviation), max_iter=START_ITERATIONS, tol=math.inf)
         # what neither side explains is shown to the network, but no data step is to turn it into sources

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,12 +27,34 @@ def doubt(field: Tensor, mask: Tensor, noise: Tensor | None, model_error: float,
     floor
         What every field holds beside noise, ppm.
     """
-    if noise is None or not bool((mask & (noise > 0)).any()):
-        grainy = roughness(field, mask).expand(field.shape)
-    else:
-        grainy = torch.where(noise > 0, noise, torch.inf)
-    variance = grainy.square().add_((model_error * bend(field, mask)).square_()).add_(floor**2)
+    variance = believed(field, mask, noise).square().add_((model_error * bend(field, mask)).square_()).add_(floor**2)
     return torch.where(mask, variance.sqrt_(), 0.0)
+
+
+def believed(field: Tensor, mask: Tensor, noise: Tensor | None) -> Tensor:
+    """Return the noise of a field, infinite where it is unknown: zero or no number.
+
+    Parameters
+    ----------
+    field
+        ppm.
+    mask
+        Voxels where it holds.
+    noise
+        Its noise, ppm; judged from the field's roughness where it is not given, or known nowhere.
+    """
+    return _known(roughness, field, mask, noise)
+
+
+def believed_rate(rate: Tensor, mask: Tensor, noise: Tensor | None) -> Tensor:
+    """Do as `believed` for a map of rates, whose noise is judged by its `grain`."""
+    return _known(grain, rate, mask, noise)
+
+
+def _known(judge: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: Tensor, noise: Tensor | None) -> Tensor:
+    if noise is None or not bool((mask & (noise > 0) & noise.isfinite()).any()):
+        return judge(image, mask).expand(image.shape)
+    return torch.where(noise > 0, noise, torch.inf)
 
 
 def roughness(field: Tensor, mask: Tensor) -> Tensor:
