@@ -1,6 +1,7 @@
 """The pipeline's own laws, on a toy stage of its own making."""
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,7 @@ from safetensors.torch import save
 from paradia import registry
 from paradia.errors import ConvergenceWarning, FileError, InputError, MaskError, NonFiniteError
 from paradia.grid import Grid
+from paradia.pipeline import twopass
 from paradia.pipeline.execute import execute
 from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
@@ -346,3 +348,31 @@ def test_two_passes_without_noise_or_inversion_are_refused(twice, board):
         execute(twice, {**board, "noise": torch.zeros(SHAPE)})
     with pytest.raises(InputError, match="need an inversion or a single step"):
         execute(Protocol("toy", "", (Step("unwrap", "half"),), two_pass=True), board)
+
+
+def test_code_version_reaches_the_stages_that_methods_ask_the_registry_for():
+    """A result kept from before a change of the inversion that nextqsm begins with would be found again."""
+    from paradia.pipeline.store import BORROWED, PACKAGE
+
+    asked: dict[str, set[str]] = {}
+    for name in registry.STAGES:
+        for file in (PACKAGE / name).glob("*.py"):
+            for other in re.findall(r'\bload\("(\w+)", "\w+"\)', file.read_text()):
+                asked.setdefault(name, set()).add(other)
+    assert asked == {name: set(others) for name, others in BORROWED.items()}
+
+
+def test_voxels_of_unknown_noise_are_not_reliable():
+    mask, noise = torch.ones(4, 5, 6, dtype=torch.bool), torch.full((4, 5, 6), 0.01)
+    noise[:3] = 0.0  # most of them, which would make the median nothing
+    noise[3, 0, 0], noise[3, 0, 1] = torch.nan, 0.05
+    expected = mask.clone()
+    expected[:3], expected[3, 0, :2] = False, False
+    assert torch.equal(twopass.reliable(mask, noise), expected)
+
+
+def test_two_passes_are_put_together_without_what_is_no_number_outside():
+    mask = torch.zeros(3, 4, 5, dtype=torch.bool)
+    mask[1:, 1:, 1:] = True
+    chi = torch.where(mask, 0.1, torch.nan)
+    assert torch.equal(twopass.combine(chi, mask, chi, mask), torch.where(mask, chi, 0.0))

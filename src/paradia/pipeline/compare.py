@@ -20,6 +20,7 @@ from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
 from paradia.pipeline.store import Store
 from paradia.registry import STAGES, methods, stage
+from paradia.sources.inside import within
 
 BEFORE = {
     "total_field": ("combine", "mask", "unwrap", "fieldmap"),
@@ -158,7 +159,7 @@ def compare(
     compared = []
     for name, outcome in outcomes.items():
         own = sum(record.seconds for record in outcome.steps if record.stage not in shared)
-        image = aligned(outcome.maps[map].detach().cpu()) * masks[name]
+        image = within(aligned(outcome.maps[map].detach().cpu()), masks[name])
         compared.append(Candidate(name, image, masks[name], sum(r.seconds for r in outcome.steps), own, outcome))
     return Comparison(map, tuple(compared), common, whole, None if truth is None else aligned(truth))
 
@@ -265,7 +266,7 @@ def _mask_of(maps: Mapping[str, Any], board: Mapping[str, Any]) -> Tensor:
 
 
 def _scores(image: Tensor, truth: Tensor, mask: Tensor, labels: Tensor | None, map: str) -> dict[str, float]:
-    inside = image * mask, truth * mask
+    inside = within(image, mask), within(truth, mask)
     numbers = {
         "nrmse": nrmse(image, truth, mask),
         "nrmse_detrended": nrmse(image, truth, mask, kind="detrended"),

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 PACKAGE = Path(paradia.__file__).parent
 
+BORROWED = {"separation": ("inversion",), "singlestep": ("inversion",)}
+"""Stages whose methods ask the registry for one of another stage: learned ones begin with its χ."""
+
 
 class Store:
     """A folder of step results.
@@ -115,8 +118,7 @@ def step_key(step: Step, inputs: Mapping[str, str], device: torch.device) -> str
 @cache
 def code_version(stage: str, source: str) -> str:
     """Hash the code that a method of a stage can reach: its stage, its own file, the layers below, and what is said of weights."""
-    borrowed = ("inversion",) if stage == "separation" else ()  # a learned separation asks the registry for a χ
-    rooms = ("operators", "solvers", "sources", "nets", stage, *borrowed)
+    rooms = ("operators", "solvers", "sources", "nets", stage, *BORROWED.get(stage, ()))
     below = [*PACKAGE.glob("*.py"), *(f for room in rooms for f in (PACKAGE / room).rglob("*.py")), *FOLDER.glob("weights.toml")]
     files = sorted({*below, *([Path(source)] if source else [])})
     hasher = hashlib.blake2b(digest_size=16)

@@ -12,9 +12,11 @@ Stewart AW, Robinson SD, O'Brien K, et al. Magn Reson Med 2022;87:1289-1300. doi
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from paradia.errors import InputError
+from paradia.sources.inside import within
 
 CITE = "10.1002/mrm.29048"
 
@@ -39,17 +41,18 @@ def reliable(mask: Tensor, noise: Tensor) -> Tensor:
     mask
         Voxels that were fitted.
     noise
-        Standard deviation of the field, which a fit raises where the echoes contradict each other, ppm.
+        Standard deviation of the field, which a fit raises where the echoes contradict each other, ppm; where it is zero or no
+        number it is unknown, and the voxel not reliable.
 
     Raises
     ------
     InputError
         There is no noise in the mask to go by.
     """
-    inside = noise[mask]
-    if not (inside > 0).any():
+    known = mask & (noise > 0) & torch.isfinite(noise)
+    if not known.any():
         raise InputError("two passes go by the noise of the field, and it is zero in all of the mask. Run without two_pass.")
-    return mask & (noise <= LIMIT * inside.median())
+    return known & (noise <= LIMIT * noise[known].median())
 
 
 def combine(first: Tensor, first_mask: Tensor, second: Tensor, second_mask: Tensor) -> Tensor:
@@ -68,4 +71,4 @@ def combine(first: Tensor, first_mask: Tensor, second: Tensor, second_mask: Tens
     if not both.any():
         return second
     shift = (first - second)[both].median()
-    return (second + shift).where(~both, first) * second_mask
+    return within((second + shift).where(~both, first), second_mask)
