@@ -205,3 +205,29 @@ def test_limits(check):
         stub = type(check)(**{**vars(check), "measure": lambda _, v=value: v, "needs": ()})
         verdicts.append(stub.judge({}).verdict)
     assert verdicts == ["good", "check", "bad"]
+
+
+def test_what_is_no_number_does_not_hide_saturation():
+    magnitude = torch.arange(120.0).view(2, 3, 4, 5).clamp_max(100.0)
+    clean = inputs.saturation(magnitude)
+    magnitude[0, 0, 0, 0] = math.inf
+    assert inputs.saturation(magnitude) == clean > 0
+
+
+def test_unknown_noise_does_not_count_for_the_field_noise():
+    mask, noise = torch.ones(4, 4, 4, dtype=torch.bool), torch.full((4, 4, 4), 0.02)
+    noise[:3] = 0
+    assert {f.name: f.value for f in judge({"noise": noise, "mask": mask})}["field noise"] == pytest.approx(20)
+    assert "field noise" not in {f.name for f in judge({"noise": 0 * noise, "mask": mask})}
+
+
+def test_maps_that_hold_no_numbers_outside_the_mask_are_judged_alike(generator):
+    grid = Grid((41, 38, 33), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
+    mask = torch.zeros(grid.shape, dtype=torch.bool)
+    mask[2:-2, 3:-2, 2:-3] = True
+    mask[4, 5, 6] = False
+    chi = torch.randn(grid.shape, generator=generator) * mask
+    field = Dipole(grid, padding=1.5)(chi)
+    spoilt = torch.where(mask, chi, math.nan)
+    assert results.consistency(field, spoilt, mask, grid).rms == results.consistency(field, chi, mask, grid).rms
+    assert results.streaks(spoilt, mask, grid) == results.streaks(chi, mask, grid)

@@ -87,3 +87,11 @@ def test_what_cannot_be_compared_is_refused(pair):
     for measure in (hfen, ssim):
         with pytest.raises(MaskError, match="nothing to compare"):
             measure(estimate, truth, torch.zeros_like(mask))
+
+
+def test_ssim_does_not_see_what_is_outside_the_mask():
+    generator = torch.Generator().manual_seed(4)
+    a, b = torch.randn((2, 12, 11, 13), generator=generator)
+    mask = torch.zeros(a.shape, dtype=torch.bool)
+    mask[2:9, 3:9, 2:11] = True
+    assert ssim(torch.where(mask, a, math.nan), torch.where(mask, b, math.inf), mask) == ssim(a, b, mask)

@@ -48,7 +48,7 @@ def cut(mask: Mask) -> float:
 
 def saturation(magnitude: Echoes) -> float:
     """Return the share of voxels that have exactly the largest magnitude; one voxel in an image is natural, many are clipped."""
-    largest = magnitude.nan_to_num().amax()
+    largest = magnitude.nan_to_num(posinf=0.0).amax()
     if largest <= 0:
         return 0.0
     return int((magnitude == largest).sum()) / magnitude.numel()

@@ -91,7 +91,7 @@ def _sign(board: Board) -> float:
 
 
 def _noise(board: Board) -> float:
-    noise = board["noise"][board["mask"]]
+    noise = board["noise"][board["mask"] & (board["noise"] > 0)]  # zero is unknown
     return float(noise.median()) * 1000 if noise.numel() else math.nan
 
 

@@ -12,6 +12,7 @@ from paradia.fft import bounding_box, fast_shape, pad, rfftn
 from paradia.grid import Grid
 from paradia.metrics._masks import erode
 from paradia.operators.dipole import Dipole, dipole_kernel
+from paradia.sources.inside import within
 from paradia.types import Mask, Volume
 
 DEGREE = 8
@@ -76,7 +77,7 @@ def consistency(local_field: Volume, chi: Volume, mask: Mask, grid: Grid, noise:
     local_field
         Field, ppm.
     chi
-        Susceptibility, ppm; nothing outside the mask.
+        Susceptibility, ppm; what is outside the mask does not count.
     mask
         Voxels where both hold.
     grid
@@ -87,7 +88,7 @@ def consistency(local_field: Volume, chi: Volume, mask: Mask, grid: Grid, noise:
     box = bounding_box(mask)
     inside = mask[box]
     dipole = Dipole(grid.with_shape(inside.shape), padding=1.5).to(chi)
-    fields = dipole(torch.stack([chi[box] * inside, inside.to(chi.dtype)]))
+    fields = dipole(torch.stack([within(chi[box], inside), inside.to(chi.dtype)]))
     measured, body = local_field[box][inside].double(), fields[1][inside].double()
     rest = measured - fields[0][inside].double()
     rest = rest - body * (rest.dot(body) / body.dot(body).clamp_min(torch.finfo(torch.float64).tiny))
@@ -113,7 +114,7 @@ def streaks(chi: Volume, mask: Mask, grid: Grid) -> float:
         Tissue alone gives about 1. Above: noise was blown up into streaks. Well below: the cone was left empty. NaN of too few voxels.
     """
     box = bounding_box(mask)
-    image = chi[box] * mask[box]
+    image = within(chi[box], mask[box])
     framed = grid.with_shape(fast_shape(image.shape))
     power = rfftn(pad(image, framed.shape)).abs().square().double()
     kernel = dipole_kernel(framed).abs().to(power.device)

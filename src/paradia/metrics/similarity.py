@@ -9,6 +9,7 @@ import torch
 from paradia.errors import InputError, MaskError
 from paradia.metrics._filters import around, laplacian_of_gaussian, mirrored_mean
 from paradia.metrics.accuracy import _ratio
+from paradia.sources.inside import within
 from paradia.types import Mask, Volume
 
 SIGMA = 1.5
@@ -79,7 +80,7 @@ def ssim(estimate: Volume, truth: Volume, mask: Mask, *, peak: float | None = No
     _check(mask)
     box = around(mask, SSIM_WINDOW // 2)  # beyond, nothing reaches into the mask
     estimate, truth, mask = estimate[box], truth[box], mask[box]
-    a, b = estimate.double() * mask, truth.double() * mask
+    a, b = within(estimate.double(), mask), within(truth.double(), mask)
     lowest = torch.minimum(a[mask].min(), b[mask].min())
     a, b = a - lowest, b - lowest
     if peak is None:
