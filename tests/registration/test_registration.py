@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from paradia.errors import GeometryError, InputError, MissingDependencyError
+from paradia.errors import GeometryError, InputError, MaskError, MissingDependencyError, NonFiniteError
 from paradia.registration.resample import resample
 from paradia.registration.rigid import Rigid, rigid
 
@@ -94,3 +94,19 @@ def test_absent_ants_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ants", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'paradia\[registration\]'"):
         rigid(torch.ones(3, 3, 3), np.eye(4), torch.ones(3, 3, 3), np.eye(4))
+
+
+def test_what_cannot_be_resampled_is_refused():
+    image, mask = blobs(places()), torch.ones(SHAPE, dtype=torch.bool)
+    with pytest.raises(MaskError, match="the mask is empty"):
+        resample(image, AFFINE, SHAPE, AFFINE, mask=~mask)
+    with pytest.raises(GeometryError, match="the mask has shape"):
+        resample(image, AFFINE, SHAPE, AFFINE, mask=mask[1:])
+    with pytest.raises(InputError, match="order must be that of a spline"):
+        resample(image, AFFINE, SHAPE, AFFINE, order=7)
+    image[3, 4, 5], mask[3, 4, 5] = math.nan, False
+    with pytest.raises(NonFiniteError, match="image is NaN or Inf in 1 voxels"):
+        resample(image, AFFINE, SHAPE, AFFINE)
+    assert resample(image, AFFINE, SHAPE, AFFINE, mask=mask).isfinite().all()
+    with pytest.raises(NonFiniteError, match="moving is NaN or Inf in 1 voxels"):
+        rigid(blobs(places()), AFFINE, image, AFFINE)

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.ndimage import affine_transform, distance_transform_edt
 
+from paradia.errors import GeometryError, InputError, MaskError
+from paradia.sources.inside import check_numbers
 from paradia.types import Mask, Volume
 
 
@@ -46,7 +48,25 @@ def resample(
     -------
     Volume
         On the other grid, zero where the image does not reach.
+
+    Raises
+    ------
+    GeometryError
+        The mask is on another grid than the image.
+    MaskError
+        The mask is empty.
+    NonFiniteError
+        The image is NaN or Inf where it is to hold: a spline would carry that everywhere.
+    InputError
+        No such order.
     """
+    if not 0 <= order <= 5:
+        raise InputError(f"order must be that of a spline, 0 to 5, got {order}. 1 is linear, 3 cubic.")
+    if mask is not None and mask.shape != image.shape:
+        raise GeometryError(f"the mask has shape {tuple(mask.shape)}, the image {tuple(image.shape)}. Give the mask of this image.")
+    if mask is not None and not bool(mask.any()):
+        raise MaskError("the mask is empty: no voxel of the image holds. Give another mask, or none.")
+    check_numbers(torch.ones_like(image, dtype=torch.bool) if mask is None else mask, image=image)
     world = np.eye(4) if motion is None else np.asarray(motion, dtype=float)
     index = np.linalg.inv(np.asarray(affine, dtype=float)) @ world @ np.asarray(onto, dtype=float)
     data = image.detach().cpu().numpy()

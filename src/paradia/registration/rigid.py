@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from paradia.errors import GeometryError, InputError, MissingDependencyError
+from paradia.sources.inside import check_numbers
 from paradia.types import Volume
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -75,6 +77,10 @@ def rigid(fixed: Volume, fixed_affine: ArrayLike, moving: Volume, moving_affine:
     ------
     MissingDependencyError
         ANTs is not installed.
+    GeometryError
+        An image is no volume, or an affine no 4×4 matrix.
+    NonFiniteError
+        An image is NaN or Inf somewhere.
     InputError
         An image is empty.
 
@@ -135,6 +141,7 @@ def _to_ants(ants, name: str, data: Tensor, affine: ArrayLike):
     given = np.asarray(affine, dtype=float)
     if given.shape != (4, 4) or data.ndim != 3:
         raise GeometryError(f"the {name} image must be a volume with a 4×4 affine, got {tuple(data.shape)} and {given.shape}.")
+    check_numbers(torch.ones_like(data, dtype=torch.bool), **{name: data})
     if not bool((data != 0).any()):
         raise InputError(f"the {name} image is zero everywhere: there is nothing to register. Check its mask.")
     matrix = LPS @ given
