@@ -104,7 +104,8 @@ def clearswi(
         assert phases is not None
         if phases.shape != magnitude.shape:
             raise GeometryError(f"there are {len(magnitude)} magnitudes and {len(phases)} phases. Give one of each an echo.")
-        field = _field(*numbers(magnitude, phases), scan, LowPass(grid, width, magnitude), mask, wrapped=unwrapped is None)
+        seen, angles = numbers(magnitude, phases)
+        field = _field(seen, angles, scan, LowPass(grid, width, magnitude), mask, wrapped=unwrapped is None)
     else:
         (field,) = numbers(local_field)
     bright = clean(_combined(known, mask), mask)

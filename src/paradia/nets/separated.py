@@ -84,8 +84,8 @@ def separable(
     chi = centred(chi, mask)
     whole = rate[mask].square().mean().sqrt() / (sum(dr) / 2)
     scale = unit_of(chi, mask).maximum(LEAST * whole)
-    known = (torch.where(mask, image, 0.0) for image in (rate, rate_noise, noise))
-    return Separable(torch.where(mask, field, 0.0), chi, zero, *known, mask, dipole, scale, *dr, b0)
+    field, rate, rate_noise, noise = (torch.where(mask, image, 0.0) for image in (field, rate, rate_noise, noise))
+    return Separable(field, chi, zero, rate, rate_noise, noise, mask, dipole, scale, *dr, b0)
 
 
 def less_typical(r2star: Tensor, noise: Tensor, b0: float) -> tuple[Tensor, Tensor]:

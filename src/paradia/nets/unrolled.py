@@ -228,8 +228,8 @@ def clear(net: UNet3d, total: Tensor, local: Tensor, chi: Tensor, rest: Tensor, 
     """
     mask, scale = window.mask, unit_of(chi, window.mask)
     chi = centred(chi, mask)
-    inside = [torch.where(mask, image, 0.0) for image in (total, local, noise)]
-    channels = background_channels(*inside[:2], chi, rest, mask, inside[2], window.grid, scale)
+    whole, share, loud = (torch.where(mask, image, 0.0) for image in (total, local, noise))
+    channels = background_channels(whole, share, chi, rest, mask, loud, window.grid, scale)
     answer = ask(net, channels)
     unit = scale / FIELD * gain(FIELD * local / scale)
     deviation = unit * answer[1].clamp(-6, 3).exp() * mask
