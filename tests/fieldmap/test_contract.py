@@ -293,13 +293,13 @@ def test_what_is_no_number_inside_the_mask_is_refused(name):
 @pytest.mark.parametrize("empty", [0, 1, 2])
 def test_an_echo_without_signal_does_not_count(name, empty, scan):
     """As if it had not been measured: a dropped read-out, or all of it dephased."""
+    if name == "mdi" and empty == 1 and scan is not EVEN:
+        pytest.skip("what is left are two echoes two spacings apart")
     field, _, _, mask = corner(truth(scan))
     unwrapped, magnitude = corner(measured(scan, 60))
     magnitude[empty], unwrapped[empty] = 0, 0
     fit = fit_to(name, (unwrapped, magnitude), mask, scan, SMALL)
     error = (fit.total_field - field)[mask]
-    if name == "mdi" and empty == 1:  # what is left has no neighbour a spacing away
-        return
     assert float(error.abs().median()) < 0.01
 
 

@@ -53,9 +53,9 @@ def sepnet_r2star(
     scan
         Tells the field strength.
     r2star_noise
-        Standard deviation of R2*, 1/s; judged from its second differences without it.
+        Standard deviation of R2*, 1/s; judged from its second differences without it. Where it is zero it is unknown.
     noise
-        Standard deviation of the field, ppm; judged from the field's own roughness without it.
+        Standard deviation of the field, ppm; judged from the field's own roughness without it. Where it is zero it is unknown.
     chi
         Total susceptibility to begin with, ppm; both maps keep its mean, which no field tells. Without it, that of a short `l1bayes`, as
         in the training, with a mean of zero.
