@@ -278,9 +278,11 @@ def test_unusual_field_strengths_need_a_relaxivity(name, b0):
         assert separate(name, board, b0=b0).chi_pos.max() > 0.05
 
 
-@pytest.mark.parametrize("value", [0.0, -114.0, float("inf")])
-def test_relaxivities_are_positive(name, case, value):
-    with pytest.raises(InputError, match="dr_neg must be a positive relaxivity in Hz/ppm"):
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.0, "be a positive relaxivity in Hz/ppm"), (-114.0, "not be negative"), (float("inf"), "be finite")]
+)
+def test_relaxivities_are_positive(name, case, value, said):
+    with pytest.raises(InputError, match=f"dr_neg must {said}"):
         separate(name, case.board, dr_neg=value)
 
 
