@@ -45,8 +45,13 @@ class Weighting(SymmetricOperator):
         return self.weights * x
 
 
+def known_noise(noise: Volume, mask: Mask) -> Mask:
+    """Mark the voxels of a mask whose noise is known: positive and finite."""
+    return mask & (noise > 0) & noise.isfinite()
+
+
 def certainty(noise: Volume, mask: Mask) -> Volume:
     """Return one over the noise, zero where it is unknown and outside the mask."""
-    known = mask & (noise > 0) & noise.isfinite()
+    known = known_noise(noise, mask)
     sure = torch.where(known, 1 / noise, 0.0)
     return sure.clamp_max(RARE * sure[known].median()) if bool(known.any()) else sure

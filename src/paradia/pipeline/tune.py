@@ -26,6 +26,7 @@ from torch import Tensor
 from paradia.errors import InputError, UnknownKnobError, nearest
 from paradia.operators.dipole import Dipole
 from paradia.operators.smv import SMV, sphere
+from paradia.operators.weighting import known_noise
 from paradia.pipeline.protocol import toml_value
 from paradia.pipeline.rules import Choice, Curve, Sample, judge
 from paradia.pipeline.step import Step
@@ -247,7 +248,7 @@ class _Measure:
             if not mask.any():
                 raise InputError(THIN)
         if self.noise is not None:
-            mask = mask & (self.noise > 0) & self.noise.isfinite()
+            mask = known_noise(self.noise, mask)
             if not mask.any():
                 raise InputError("the noise map is zero or not finite in all of the mask. Give another, or none.")
         return mask

@@ -12,10 +12,10 @@ Stewart AW, Robinson SD, O'Brien K, et al. Magn Reson Med 2022;87:1289-1300. doi
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from paradia.errors import InputError
+from paradia.operators.weighting import known_noise
 from paradia.sources.inside import within
 
 CITE = "10.1002/mrm.29048"
@@ -49,7 +49,7 @@ def reliable(mask: Tensor, noise: Tensor) -> Tensor:
     InputError
         There is no noise in the mask to go by.
     """
-    known = mask & (noise > 0) & torch.isfinite(noise)
+    known = known_noise(noise, mask)
     if not known.any():
         raise InputError("two passes go by the noise of the field, and it is zero in all of the mask. Run without two_pass.")
     return known & (noise <= LIMIT * noise[known].median())

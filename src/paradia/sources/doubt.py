@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
+from paradia.operators.weighting import known_noise
+
 
 def doubt(field: Tensor, mask: Tensor, noise: Tensor | None, model_error: float, floor: float = 0.001) -> Tensor:
     """Return the standard deviation of a field in ppm, zero outside the mask.
@@ -52,7 +54,7 @@ def believed_rate(rate: Tensor, mask: Tensor, noise: Tensor | None) -> Tensor:
 
 
 def _known(judge: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: Tensor, noise: Tensor | None) -> Tensor:
-    if noise is None or not bool((mask & (noise > 0) & noise.isfinite()).any()):
+    if noise is None or not bool(known_noise(noise, mask).any()):
         return judge(image, mask).expand(image.shape)
     return torch.where(noise > 0, noise, torch.inf)
 
