@@ -147,6 +147,16 @@ def test_the_network_is_asked(name, case):
     assert not torch.equal(separate(name, board, stages=2).chi_pos, asked.chi_pos)
 
 
+def test_the_closed_form_takes_a_decay_below_the_typical_r2_for_none(case):
+    """In fluid, say: all of χ is one source then, and no negative rate takes some of it away."""
+    board = {**case.board, "r2star": torch.full_like(case.board["r2star"], 5.0)}
+    mask = board["mask"]
+    want = closed_form(board["chi"], torch.zeros_like(board["r2star"]), mask, board["grid"], board["scan"], **DR)
+    got = separate("sepnet_r2star", board)
+    torch.testing.assert_close(got.closed_pos, want.chi_pos)
+    torch.testing.assert_close(got.closed_neg, want.chi_neg)
+
+
 def test_the_closed_form_is_that_of_its_method(case):
     """For χ with the mean that it came with, which both maps of the network keep too."""
     board = case.board

@@ -190,6 +190,7 @@ def test_bone_that_shares_a_voxel_with_the_brain_is_no_source_of_it():
         ({"age": (60.0, 30.0)}, "age must be a range between 0 and 110 years"),
         ({"age": (20.0, 200.0)}, "age must be a range between 0 and 110 years"),
         ({"procedural": 1.2}, "procedural is a share between 0 and 1, got 1.2"),
+        ({"slabs": 2.0}, "slabs is a share between 0 and 1, got 2.0"),
         ({"randomised": -0.1}, "randomised is a share between 0 and 1, got -0.1"),
         ({"b0": ()}, "at least one field strength"),
     ],
