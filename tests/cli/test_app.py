@@ -46,7 +46,7 @@ def test_help_comes_at_once_and_without_torch():
             break
     assert "Usage" in told.stdout
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in told.stderr.splitlines()}
-    assert not imported & {"torch", "numpy", "scipy", "nibabel", "matplotlib", "pyarrow", "bids2table"}
+    assert not imported & {"torch", "numpy", "scipy", "nibabel", "matplotlib", "pyarrow", "bids2table", "rich_rst"}
     assert min(seconds) < 0.5
 
 
