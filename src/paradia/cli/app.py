@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from cyclopts import App, Group, Parameter
 
 import paradia
@@ -41,28 +43,29 @@ def app() -> App:
         suppress_keyboard_interrupt=False,
         default_parameter=Parameter(negative_iterable=(), negative_none=()),
     )
+    branch = partial(App, help_format="rst")
     for name, text in COMMANDS.items():
         root.command(f"paradia.cli.{name}:{name}", name=name, help=text, help_format="rst")
-    protocol = App(name="protocol", help_format="rst", help="Show the protocols that ship with Paradia.")
+    protocol = branch(name="protocol", help="Show the protocols that ship with Paradia.")
     protocol.command("paradia.cli.protocol:show", name="show", help="Print a protocol as TOML, every knob written out.")
     protocol.command("paradia.cli.protocol:names", name="list", help="List the protocols.")
     root.command(protocol)
-    truth = App(name="simulate", help_format="rst", help="Simulate heads, cohorts and phantoms as BIDS data sets with the truth beside them.")
+    truth = branch(name="simulate", help="Simulate heads, cohorts and phantoms as BIDS data sets with the truth beside them.")
     for name, text in SIMULATIONS.items():
         truth.command(f"paradia.cli.simulate:{name}", name=name, help=text)
     root.command(truth)
-    tuning = App(name="tune", help_format="rst", help="Choose a regularisation weight on your own data, by the L-curve and the discrepancy principle.")
+    tuning = branch(name="tune", help="Choose a regularisation weight on your own data, by the L-curve and the discrepancy principle.")
     for stage in (STAGES[name] for name in ("background", "inversion", "singlestep")):
-        branch = App(name=stage.name, help=stage.summary)
+        step = branch(name=stage.name, help=stage.summary)
         for method in methods(stage.name):
-            branch.command(
+            step.command(
                 f"paradia.cli.tune:{stage.name}__{method}",
                 name=method.replace("_", "-"),
                 help=_help(stage.name, method, f"Choose a knob of {stage.name} {method} on your own data."),
             )
-        tuning.command(branch)
+        tuning.command(step)
     root.command(tuning)
-    training = App(name="train", help_format="rst", help="Simulate training data, train the networks, and release their weights.")
+    training = branch(name="train", help="Simulate training data, train the networks, and release their weights.")
     training.command("paradia.cli.train:volumes", name="volumes", help="Simulate volumes to train on and to validate with.")
     for network, text in NETWORKS.items():
         training.command(f"paradia.cli.train:train__{network}", name=network, help=text)
@@ -70,14 +73,14 @@ def app() -> App:
     root.command(training)
     single = Group("Single steps", sort_key=1)
     for stage in STAGES.values():
-        branch = App(name=stage.name, help=stage.summary, group=single, help_format="rst")
+        step = branch(name=stage.name, help=stage.summary, group=single)
         for method in methods(stage.name):
-            branch.command(
+            step.command(
                 f"paradia.cli.single:{stage.name}__{method}",
                 name=method.replace("_", "-"),
                 help=_help(stage.name, method, summary(stage.name, method)),
             )
-        root.command(branch)
+        root.command(step)
     return root
 
 
