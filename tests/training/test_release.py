@@ -14,8 +14,9 @@ from paradia.nets.familiar import novelty
 from paradia.nets.unet import UNet3d
 from paradia.training import NETWORKS
 from paradia.training import release as released
+from paradia.training.judging import COVERED, Judged
 from paradia.training.loop import Plan, train
-from paradia.training.release import COVERED, Judged, release
+from paradia.training.release import release
 from paradia.training.tasks import TASKS, Lesson, Task
 from paradia.training.volumes import read
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from paradia.errors import FileError, InputError
 from paradia.nets.store import pack, unpack
 from paradia.nets.unet import UNet3d
-from paradia.nets.windows import ask
 from paradia.training.crops import VALIDATION, Pool
+from paradia.training.judging import covered, judge
 from paradia.training.tasks import Task
 from paradia.training.volumes import read
 
@@ -211,20 +212,15 @@ def validate(task: Task, net: UNet3d, volumes: Sequence) -> dict[str, float]:
 
     Errors are root sums of squares over those of the target, in percent, in the mask.
     """
-    before, after, within = [], [], []
-    for number, volume in enumerate(volumes):
-        lesson = task.lesson(volume, torch.Generator().manual_seed(number))
-        n = lesson.target.shape[0]
-        answer = ask(net, lesson.channels)
-        found = lesson.start + lesson.unit * answer[:n]
-        size = lesson.target[:, lesson.mask].norm()
-        before.append(float((lesson.start - lesson.target)[:, lesson.mask].norm() / size) * 100)
-        after.append(float((found - lesson.target)[:, lesson.mask].norm() / size) * 100)
-        deviation = lesson.unit * answer[n:].clamp(-6, 3).exp()
-        within.append(float(((found - lesson.target).abs() < deviation)[:, lesson.mask].float().mean()) * 100)
-    if not volumes:
+    judged = [judge(task, net, volume, number, str(number)) for number, volume in enumerate(volumes)]
+    if not judged:
         return {}
-    return {name: round(sum(row) / len(row), 3) for name, row in (("before", before), ("after", after), ("within", within))}
+    found = {
+        "before": fmean(one.before for one in judged),
+        "after": fmean(one.after for one in judged),
+        "within": covered(judged, [1.0] * judged[0].ratios.shape[0]),
+    }
+    return {name: round(value, 3) for name, value in found.items()}
 
 
 def trained(task: Task, path: Path) -> UNet3d:
