@@ -50,6 +50,8 @@ def test_singular_affine_is_refused():
         (((4, 5, 6.5),), "whole numbers"),
         (((4, 5, 6), (1, 1, -1)), "three positive numbers in mm"),
         (((4, 5, 6), (1, 1, float("nan"))), "three positive numbers in mm"),
+        (((4, 5, 6), (1, 1.2, 1e6)), r"voxels of 1 × 1\.2 × 1e\+06 mm cannot be meant.*from 0\.005 to 100 mm.*xyzt_units"),
+        (((4, 5, 6), (0.001, 0.001, 0.0012)), "voxels of 0.001 × 0.001 × 0.0012 mm cannot be meant.*Metres or micrometres"),
         (((4, 5, 6), (1, 1, 1), (0, 0, 0)), "must be a direction"),
         (((4, 5, 6), (1, 1, 1), (0, float("inf"), 0)), "must be a direction"),
     ],
@@ -57,6 +59,14 @@ def test_singular_affine_is_refused():
 def test_impossible_geometry_is_refused(arguments, message):
     with pytest.raises(GeometryError, match=message):
         Grid(*arguments)
+
+
+def test_lengths_in_other_units_are_refused_where_the_header_is_read():
+    """A header in metres, or in micrometres, is a sentence and no want of memory."""
+    for scale in (1e-3, 1e3):
+        with pytest.raises(GeometryError, match="cannot be meant.*Write millimetres into it"):
+            Grid.from_affine((4, 5, 7), np.diag([scale, scale, 2 * scale, 1]))
+    assert Grid((4, 5, 6), (0.005, 1.0, 100.0)).voxel_size == (0.005, 1.0, 100.0)
 
 
 def test_equal_grids_are_one_key():

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 MAX_SHEAR = 1e-3
 """Largest cosine between two voxel axes that still counts as a right angle."""
 
+SMALLEST, LARGEST = 0.005, 100.0
+"""Edges of voxels that can be meant, mm: what lies beyond is metres or micrometres taken for millimetres, or a broken header, and radii in
+mm would be millions of voxels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -28,14 +32,14 @@ class Grid:
     shape
         Voxels along x, y, z in NIfTI index order.
     voxel_size
-        Edge lengths, mm.
+        Edge lengths, mm, from 0.005 to 100.
     b0_dir
         Direction of B0 in array axes; scaled to unit length.
 
     Raises
     ------
     GeometryError
-        A size is not positive or finite, or the direction has no length.
+        A size is not positive or finite or no voxel's, or the direction has no length.
     """
 
     shape: tuple[int, int, int]
@@ -50,6 +54,12 @@ class Grid:
             raise GeometryError(f"a grid has three positive sizes, whole numbers, got shape {self.shape}. Give one volume's x, y, z.")
         if len(voxel_size) != 3 or not all(math.isfinite(v) and v > 0 for v in voxel_size):
             raise GeometryError(f"voxel sizes must be three positive numbers in mm, got {self.voxel_size}. Check the header.")
+        if not all(SMALLEST <= v <= LARGEST for v in voxel_size):
+            raise GeometryError(
+                f"voxels of {' × '.join(f'{v:g}' for v in voxel_size)} mm cannot be meant: edges are from {SMALLEST:g} to {LARGEST:g} mm. "
+                "Metres or micrometres may have been written for millimetres (in a NIfTI header, xyzt_units says which), or the header is "
+                "broken. Write millimetres into it."
+            )
         length = math.hypot(*b0_dir)
         if len(b0_dir) != 3 or not math.isfinite(length) or length == 0:
             raise GeometryError(f"b0_dir must be a direction in array axes, got {self.b0_dir}. For an axial scan give (0, 0, 1).")
