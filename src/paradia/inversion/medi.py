@@ -15,6 +15,7 @@ from paradia.inversion._splitting import Data, Frame, phase_quadratic, smooth, s
 from paradia.scan import Scan
 from paradia.sources.fluid import ventricles
 from paradia.sources.slopes import add_slope
+from paradia.sources.slopes import edges as edges_of
 from paradia.types import Callback, Echoes, Image, Mask, Volume
 
 CITE = "10.1002/mrm.26946"
@@ -144,13 +145,15 @@ def medi(
 
 
 def _spared(magnitude: Tensor, mask: Tensor, grid: Grid, share: float) -> list[Tensor]:
-    """Return for each axis zero where the magnitude has an edge and one elsewhere."""
-    slopes = []
-    for axis, size in enumerate(grid.voxel_size):
+    """Return for each axis zero where the magnitude has an edge and one elsewhere; its slopes across the mask's border are none."""
+    slopes, inside = [], edges_of(mask)
+    for axis, (size, both) in enumerate(zip(grid.voxel_size, inside, strict=True)):
         slope = torch.zeros_like(magnitude)
         add_slope(slope, magnitude, axis, 1 / size)
-        slopes.append(slope.abs_().mul_(mask))
-    values = torch.cat([slope[mask] for slope in slopes])
+        slopes.append(slope.abs_().mul_(both))
+    values = torch.cat([slope[both] for slope, both in zip(slopes, inside, strict=True)])
+    if not len(values):  # no two voxels of the mask lie side by side
+        return [torch.ones_like(magnitude) for _ in slopes]
     steepest = values.kthvalue(max(1, min(len(values), round((1 - share) * len(values))))).values
     return [(slope <= steepest).to(magnitude.dtype) for slope in slopes]
 
