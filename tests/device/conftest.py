@@ -14,8 +14,8 @@ not with torch's own fake tensors. Below autograd and autocast every operation p
 - Autocast is that of CUDA; modules, their parameters and files of weights move to the device and back.
 
 Not imitated: which types a CUDA kernel takes (matrix products apart), how it rounds and in which order it adds, memory, streams,
-time, a second GPU, generators on the device, pinned memory, and the backward pass, which torch built without CUDA refuses. Inference mode is
-that of no gradients. What cannot be imitated raises an error; nothing is silently let through, as far as is known.
+time, a second GPU, generators on the device, pinned memory, and the backward pass, which torch built without CUDA refuses.
+Inference mode is that of no gradients.
 """
 
 from __future__ import annotations
@@ -36,8 +36,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from paradia.grid import Grid
 from paradia.nets import store
+from paradia.scan import Scan
+from paradia.simulate.gre import gre
+from paradia.simulate.head import head
 
+GRID, SCAN = Grid((26, 31, 24), (7.0, 6.6, 7.4), (0.2, -0.3, 0.93)), Scan((0.006, 0.012, 0.018))
 DEVICE = torch.device("cuda", 0)
 CUDA, META = 1, 14
 """Numbers of two kinds of devices, in torch's own list."""
@@ -223,3 +228,35 @@ def _without_kernel() -> frozenset[str]:
         if "CPU" in keys and "CUDA" not in keys:
             found.add("aten::" + entry["func"].partition("(")[0])
     return frozenset(found)
+
+
+@pytest.fixture(scope="session")
+def board():
+    """A head, its echoes in three coils, and whatever a method may ask for."""
+    truth = head(GRID, seed=1)
+    mask, echoes = truth.mask, gre(truth, SCAN, seed=1)
+    x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in GRID.shape), indexing="ij")
+    coils = torch.stack([torch.polar(1 + 0.4 * size, turn) for size, turn in ((x, y), (-y, 0.5 * z), (z, -x))])
+    fluid = mask & (x.square() + y.square() + z.square() < 0.1)
+    r2star = torch.where(fluid, 2.0, truth.r2star) * mask
+    return {
+        "grid": GRID,
+        "scan": SCAN,
+        "coil_images": echoes[:, None] * coils,
+        "coil_noise": 2e-4 * torch.eye(3, dtype=torch.complex64) + 2e-5j * torch.tensor([[0, 1, 0], [-1, 0, 0], [0, 0, 0]]),
+        "magnitude": echoes.abs(),
+        "phase": echoes.angle(),
+        "mask": mask,
+        "region": fluid,
+        "unwrapped": torch.stack([SCAN.rad_per_ppm(t) * truth.total_field + truth.offset for t in SCAN.echo_times]) * mask,
+        "total_field": truth.total_field * mask,
+        "noise": 0.003 * (1 + x.square()) * mask,
+        "local_field": truth.local_field * mask,
+        "chi": truth.chi * mask,
+        "r2star": r2star,
+        "r2": 0.6 * r2star,
+        "r2prime": 0.4 * r2star,
+        "r2star_noise": 0.5 * mask.float(),
+        "r2_noise": 0.6 * mask.float(),
+        "r2prime_noise": 0.7 * mask.float(),
+    }

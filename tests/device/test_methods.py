@@ -11,14 +11,9 @@ from torch import Tensor
 
 from paradia import registry
 from paradia.errors import ParadiaWarning
-from paradia.grid import Grid
 from paradia.mask.bet import bet
 from paradia.pipeline.step import networks_of
-from paradia.scan import Scan
-from paradia.simulate.gre import gre
-from paradia.simulate.head import head
 
-GRID, SCAN = Grid((26, 31, 24), (7.0, 6.6, 7.4), (0.2, -0.3, 0.93)), Scan((0.006, 0.012, 0.018))
 QUICK = {"max_iter": 2, "rounds": 1, "start": 3}
 """Iterations; the device must be kept in each."""
 
@@ -38,38 +33,6 @@ def choices():
         yield pytest.param(stage, name, False, id=f"{stage}-{name}")
         if len(method.takes) > len(method.needs):
             yield pytest.param(stage, name, True, id=f"{stage}-{name}-all")
-
-
-@pytest.fixture(scope="module")
-def board():
-    """A head, its echoes in three coils, and whatever a method may ask for."""
-    truth = head(GRID, seed=1)
-    mask, echoes = truth.mask, gre(truth, SCAN, seed=1)
-    x, y, z = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in GRID.shape), indexing="ij")
-    coils = torch.stack([torch.polar(1 + 0.4 * size, turn) for size, turn in ((x, y), (-y, 0.5 * z), (z, -x))])
-    fluid = mask & (x.square() + y.square() + z.square() < 0.1)
-    r2star = torch.where(fluid, 2.0, truth.r2star) * mask
-    return {
-        "grid": GRID,
-        "scan": SCAN,
-        "coil_images": echoes[:, None] * coils,
-        "coil_noise": 2e-4 * torch.eye(3, dtype=torch.complex64) + 2e-5j * torch.tensor([[0, 1, 0], [-1, 0, 0], [0, 0, 0]]),
-        "magnitude": echoes.abs(),
-        "phase": echoes.angle(),
-        "mask": mask,
-        "region": fluid,
-        "unwrapped": torch.stack([SCAN.rad_per_ppm(t) * truth.total_field + truth.offset for t in SCAN.echo_times]) * mask,
-        "total_field": truth.total_field * mask,
-        "noise": 0.003 * (1 + x.square()) * mask,
-        "local_field": truth.local_field * mask,
-        "chi": truth.chi * mask,
-        "r2star": r2star,
-        "r2": 0.6 * r2star,
-        "r2prime": 0.4 * r2star,
-        "r2star_noise": 0.5 * mask.float(),
-        "r2_noise": 0.6 * mask.float(),
-        "r2prime_noise": 0.7 * mask.float(),
-    }
 
 
 def turned(board):

@@ -127,7 +127,7 @@ def components(mask: Mask) -> Labels:
     mask
         All lesions.
     """
-    return torch.from_numpy(connected(mask.cpu().numpy(), generate_binary_structure(3, 3))[0].astype(np.int32))
+    return torch.from_numpy(connected(mask.cpu().numpy(), generate_binary_structure(3, 3))[0].astype(np.int32)).to(mask.device)
 
 
 def lesions(
