@@ -16,6 +16,9 @@ from paradia.metrics.quality import CHECKS, judge
 from paradia.operators.dipole import Dipole
 from paradia.operators.smv import SMV
 from paradia.scan import Scan
+from paradia.simulate.acquire import scan
+from paradia.simulate.acquisition import Gre
+from paradia.simulate.subject import subject
 
 GRID = Grid((48, 57, 44), (2.0, 1.8, 2.2), (0.2, -0.3, 0.93))
 SCAN = Scan((0.004, 0.008, 0.012))
@@ -164,6 +167,46 @@ def test_coverage_volume_saturation_snr(board):
     assert inputs.saturation(board["magnitude"]) == pytest.approx(1 / board["magnitude"].numel())
     assert inputs.saturation(clipped) == pytest.approx(0.309, abs=0.01)
     assert inputs.snr(board["magnitude"], mask) == pytest.approx(100, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("grid", "bound"),
+    [
+        pytest.param(Grid((152, 184, 20), (1.0, 1.0, 1.0), (0.0, 0.2, 0.98)), 0.04, marks=pytest.mark.slow),
+        pytest.param(Grid((88, 102, 80), (2.0, 2.0, 2.0), (0.0, 0.2, 0.98)), 0.04, marks=pytest.mark.slow),
+        (Grid((58, 68, 52), (3.0, 3.0, 3.0), (0.0, 0.2, 0.98)), 0.06),
+    ],
+    ids=["1mm", "2mm", "3mm"],
+)
+def test_anatomy_is_no_noise(grid, bound):
+    """The ratio of a simulated scan is found from three echoes, in coarse voxels too, and roughly from fewer."""
+    person = subject(3, grid=grid)
+    for snr in (30.0, 100.0, 150.0):
+        gre = Gre(echo_times=(0.005, 0.013, 0.020, 0.029), snr=snr)
+        seen = scan(person, gre, seed=1)
+        magnitude = seen.images.abs()
+        truth = float(magnitude[0][seen.mask].median() / seen.noise[seen.mask].median())
+        assert inputs.snr(magnitude, seen.mask, seen.scan) == pytest.approx(truth, rel=bound)
+        assert 0.7 * truth < inputs.snr(magnitude[:2], seen.mask, None) < 1.1 * truth
+        assert 0.7 * truth < inputs.snr(magnitude[:1], seen.mask, None) < 1.1 * truth
+
+
+def test_noise_of_any_unit_and_place(generator):
+    mask = torch.zeros(40, 39, 33, dtype=torch.bool)
+    mask[3:37, 2:38, 1:32] = True
+    rates, times = 10 + 20 * torch.rand(mask.shape, generator=generator), (0.004, 0.009, 0.021)
+    decay = torch.stack([torch.exp(-rates * time) for time in times])
+    noisy = decay + torch.randn(decay.shape, generator=generator) / 60
+    scan_of = Scan(times)
+    truth = 60 * float(decay[0][mask].median())
+    assert inputs.snr(noisy, mask, scan_of) == pytest.approx(truth, rel=0.06)
+    assert inputs.snr(1e6 * noisy, mask, scan_of) == pytest.approx(inputs.snr(noisy, mask, scan_of), rel=1e-4)
+    assert inputs.snr(noisy[:, :, :, 4:5], mask[:, :, 4:5], scan_of) == pytest.approx(truth, rel=0.2)  # a single slice
+    assert inputs.snr(torch.ones(3, 8, 8, 8), torch.ones(8, 8, 8, dtype=torch.bool), scan_of) == math.inf
+    assert math.isnan(inputs.snr(noisy, torch.zeros_like(mask), scan_of))
+    broken = noisy.clone()
+    broken[1, 5, 5, 5], broken[0, 6, 6, 6], broken[2, 8, 9, 10] = math.nan, math.inf, -1.0
+    assert inputs.snr(broken, mask, scan_of) == pytest.approx(inputs.snr(noisy, mask, scan_of), rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,11 @@ import paradia.report
 from paradia.errors import FileError
 from paradia.grid import Grid
 from paradia.metrics.quality import Finding
+from paradia.registry import methods as methods_of
 from paradia.report import figures, methods
+from paradia.report.captions import TITLES, caption
 from paradia.report.orientation import Layout
-from paradia.report.page import TITLES, number, render, write_report
+from paradia.report.page import number, render, write_report
 from paradia.report.record import RunRecord
 from paradia.scan import Scan
 
@@ -136,6 +138,86 @@ def test_verdicts_are_words_not_only_colours(read):
     assert text.count("look at it") == 2  # at a glance and in the table
     box = next(a for tag, a in read.tags if a.get("id") == "warnings")
     assert "serious" in box["class"]
+
+
+def test_a_rim_gone_wrong_does_not_hide_the_anatomy(record, maps):
+    """The window is that of the inside: an edge a hundred times as strong leaves it as it is."""
+    mask = maps["mask"].numpy()
+    layout, look = Layout(mask, GRID.voxel_size), figures.LOOKS["r2prime"]
+    inside = np.where(mask, 10.0, 0.0)
+    inner = figures.core(mask, GRID.voxel_size)
+    assert 0.2 < inner.sum() / mask.sum() < 0.6
+    assert not inner[5:8].any()
+    assert not inner[:, :, 3].any()
+    spoilt = np.where(mask & ~inner, 1000.0, inside)
+    assert figures.strip(spoilt, mask, layout, look, inner).window == figures.strip(inside, mask, layout, look).window
+    assert figures.core(mask[:, :, 10:11], GRID.voxel_size).any()  # a single slice has no rim above and below
+    thin = mask & ~inner
+    assert (figures.core(thin, GRID.voxel_size) == thin).all()
+
+
+def test_iron_of_nuclei_is_not_all_white():
+    """Nuclei are few voxels: the 99th percentile of the brain alone would saturate them."""
+    brain = np.full(10000, 0.03)
+    assert figures.choose_window(brain, figures.LOOKS["chi_pos"]) == (0.0, 0.12)
+    assert figures.choose_window(10 * brain, figures.LOOKS["chi_pos"])[1] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("window", "names"),
+    [
+        ((0.0, 0.15), ["0", "0.05", "0.1", "0.15"]),
+        ((0.0, 25.0), ["0", "5", "10", "15", "20", "25"]),
+        ((0.0, 0.1), ["0", "0.02", "0.04", "0.06", "0.08", "0.1"]),
+        ((-6.0, 6.0), ["−6", "−3", "0", "3", "6"]),
+        ((-0.025, 0.025), ["−0.025", "0", "0.025"]),
+        ((-0.1, 0.2), ["−0.1", "0", "0.1", "0.2"]),
+        ((-0.05, 0.1), ["−0.05", "0", "0.05", "0.1"]),
+    ],
+)
+def test_ticks_are_short_numbers_from_end_to_end(window, names):
+    assert [figures.signed(tick) for tick in figures.choose_ticks(window)] == names
+
+
+def test_a_separation_says_what_its_numbers_rest_on():
+    def told(*steps, b0=3.0):
+        return caption("chi_pos", RunRecord("x", GRID, Scan((0.01, 0.02), b0), steps=steps))
+
+    dr = {"dr_pos": None, "dr_neg": None}
+    assert "measured with spin echoes; both maps depend on the relaxivities, Dr+ 137 and Dr− 137 Hz/ppm." in told(
+        step("relaxometry", "r2prime"), step("separation", "chisep_medi", dr)
+    )
+    alone = told(step("relaxometry", "r2star"), step("separation", "r2star_qsm", dr | {"dr_neg": 114.0}), b0=7.0)
+    assert "R2′ was not measured: a fixed share of R2* stands for it, a guess" in alone
+    assert "Dr+ 319.7 and Dr− 114 Hz/ppm" in alone
+    assert "the network judges by R2*" in told(step("separation", "sepnet_r2star", dr))
+    assert "one R2 for all tissue" in told(step("relaxometry", "r2prime_constant"), step("separation", "chisep_medi", dr))
+    assert told(step("separation", "decompose", {})).endswith("dark.")
+
+
+@pytest.mark.parametrize("name", sorted(methods_of("reference")))
+def test_every_zero_of_chi_is_told(name):
+    said = caption("chi", RunRecord("x", GRID, Scan((0.01,)), steps=[step("reference", name)]))
+    assert " Zero is " in said
+
+
+def test_without_a_reference_only_differences_count():
+    assert caption("chi", RunRecord("x", GRID, Scan((0.01,)))).endswith("only differences count.")
+
+
+def test_relaxivities_that_were_not_given_are_in_the_settings(record, maps):
+    split = step("separation", "chisep_medi", {"dr_pos": None, "dr_neg": 150.0, "weight": 0.1})
+    page = render(RunRecord("x", GRID, record.scan, steps=[split]), {"mask": maps["mask"]})
+    assert "dr_pos = 137</code>" in page
+    assert "dr_neg = 150</code>" in page
+
+
+@pytest.mark.parametrize(("b0_dir", "said"), [((0.0, 0.01, 1.0), ""), ((0.0, -0.5, 0.866), "oblique to B0 by 30°"), ((1.0, 0.0, 0.0), "")])
+def test_the_tilt_is_told_in_degrees(b0_dir, said):
+    text = methods.introduction(RunRecord("x", Grid((4, 5, 6), b0_dir=b0_dir), Scan((0.01,))))
+    assert said in text
+    assert ("oblique" in text) == bool(said)
+    assert "slab" not in text
 
 
 def test_good_runs_have_no_warnings(record, maps):

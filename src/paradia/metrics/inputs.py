@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -17,6 +18,9 @@ from paradia.types import Echoes, Mask
 
 CELL = 12.0
 """Edge of the cells over which phase is averaged, mm: wider than veins and gyri, far below a background field."""
+
+QUIET, FEWEST = 0.1, 300
+"""Share of the blocks of a mask from which noise is told, and how many they are at least."""
 
 NO_WRAPS = 1e-3
 """Share of neighbours more than π apart up to which wrapped phase counts as free of wraps; what is left is noise."""
@@ -54,27 +58,88 @@ def saturation(magnitude: Echoes) -> float:
     return int((magnitude == largest).sum()) / magnitude.numel()
 
 
-def snr(magnitude: Echoes, mask: Mask) -> float:
-    """Return the signal-to-noise ratio of the first echo: median magnitude in the mask over the noise.
+def snr(magnitude: Echoes, mask: Mask, scan: Scan | None = None) -> float:
+    r"""Return the signal-to-noise ratio of the first echo: median magnitude in the mask over the noise.
 
-    The noise is told from the finest detail along all axes at once, where anatomy has next to nothing, by its median
-    absolute value. Interpolated (zero-filled) images look less noisy than they are.
+    The noise is what an exponential decay leaves of the second echo, :math:`S_2 - S_1^a S_3^{1-a}` with
+    :math:`a = (t_3 - t_2) / (t_3 - t_1)`, over the standard deviation that noise of one unit has in it; of two echoes what a locally
+    constant ratio leaves, of one the image itself. Of that the finest detail along all axes at once is taken in blocks of two voxels a
+    side, in the tenth of them where the other detail, which shares no noise with it, is least: there anatomy has next to nothing.
+
+    Parameters
+    ----------
+    magnitude
+        Magnitude of the echoes, any unit, shape (echo, x, y, z).
+    mask
+        Where the signal is.
+    scan
+        Echo times, s; without them the third echo is not used.
 
     Returns
     -------
     float
-        Above 30 is good, below 10 little is left for χ.
+        Above 30 is good, below 10 little is left for χ. Infinite without any noise, NaN where the mask has no block of two voxels a side.
+
+    Notes
+    -----
+    Ringing at sharp edges counts for noise, that of scalp fat all over the head, so that coarse voxels have a lower bound. Interpolated
+    (zero-filled) images look less noisy than they are.
     """
-    axes = [a for a in range(3) if magnitude.shape[a + 1] > 1]
-    detail, inside = magnitude[0].nan_to_num(), mask
-    for axis in axes:
-        detail = detail.diff(dim=axis) / math.sqrt(2)
-        n = inside.shape[axis]
-        inside = inside.narrow(axis, 0, n - 1) & inside.narrow(axis, 1, n - 1)
-    if not inside.any():
+    echoes = magnitude[:3].nan_to_num(posinf=0.0)
+    inside = mask & (echoes > 0).all(0)
+    rest = _left_by_decay(echoes, None if scan is None else scan.echo_times[:3], inside)
+    finest, other, whole = _detail(rest, inside)
+    if not whole.any():
         return math.nan
-    noise = float(detail[inside].abs().median()) / 0.6745
+    around = _around(other * whole) / _around(whole.to(other.dtype)).clamp_min(1e-6)
+    among = around[whole]
+    limit = among.kthvalue(max(min(len(among), FEWEST), math.ceil(QUIET * len(among)))).values
+    noise = float(finest[whole & (around <= limit)].abs().median()) / 0.6745
     return float(magnitude[0][mask].median()) / noise if noise else math.inf
+
+
+def _left_by_decay(echoes: Tensor, times: Sequence[float] | None, inside: Mask) -> Tensor:
+    """Return what a decay leaves of the second echo, in units in which its noise is that of an echo; a single echo as it is."""
+    if len(echoes) == 1:
+        return echoes[0]
+    first, second = echoes[0].clamp_min(1e-30), echoes[1]
+    if len(echoes) == 3 and times is not None:
+        share = (times[2] - times[1]) / (times[2] - times[0])
+        third = echoes[2].clamp_min(1e-30)
+        expected = first**share * third ** (1 - share)
+        return torch.where(inside, (second - expected) / _length(share * expected / first, (1 - share) * expected / third), 0.0)
+    ratio = _around(second * inside) / _around(first * inside).clamp_min(1e-30)
+    return torch.where(inside, (second - ratio * first) / _length(ratio), 0.0)
+
+
+def _around(image: Tensor) -> Tensor:
+    """Return the mean over a voxel and its neighbours, nothing beyond the volume."""
+    widths = [3 if n > 1 else 1 for n in image.shape]
+    return avg_pool3d(image[None], widths, 1, [width // 2 for width in widths])[0]
+
+
+def _length(*slopes: Tensor) -> Tensor:
+    """Return the standard deviation of an echo less others times their slopes, for noise of one unit in each."""
+    return torch.stack([torch.ones_like(slopes[0]), *slopes]).norm(dim=0)
+
+
+def _detail(image: Tensor, mask: Mask) -> tuple[Tensor, Tensor, Tensor]:
+    """Return, in blocks of two voxels a side, the finest detail, the energy along two axes at once, and which blocks are whole."""
+    parts, whole = {0: image}, mask
+    for axis in range(3):
+        if image.shape[axis] < 2:
+            continue
+        even, odd = slice(0, image.shape[axis] // 2 * 2, 2), slice(1, None, 2)
+        at = [(slice(None),) * axis + (part,) for part in (even, odd)]
+        whole = whole[at[0]] & whole[at[1]]
+        parts = {
+            number + step * 2**axis: (part[at[0]] + (1 - 2 * step) * part[at[1]]) / math.sqrt(2)
+            for number, part in parts.items()
+            for step in (0, 1)
+        }
+    finest = max(parts)
+    fewer = [part.square() for number, part in parts.items() if number.bit_count() == finest.bit_count() - 1]
+    return parts[finest], torch.stack(fewer).sum(0), whole
 
 
 def low_frequencies(phase: Echoes, mask: Mask, grid: Grid) -> float:

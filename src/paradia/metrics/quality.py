@@ -114,7 +114,7 @@ def _measure_consistency(board: Board) -> results.Consistency:
 
 CHECKS = (
     Check(
-        "signal to noise", "", ("magnitude", "mask"), lambda b: inputs.snr(b["magnitude"], b["mask"]), 20, 8,
+        "signal to noise", "", ("magnitude", "mask"), lambda b: inputs.snr(b["magnitude"], b["mask"], b.get("scan")), 20, 8,
         "The first echo has signal enough.",
         "The first echo is noisy: expect noisy maps, and take thin structures with caution.",
     ),

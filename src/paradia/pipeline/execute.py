@@ -162,8 +162,9 @@ class _Run:
         wanted, step = step, step.fitting(data)
         missing = [name for name in step.needs if name not in data]
         if missing and STAGES[step.stage].optional:
-            absent = ", ".join(missing)
-            outcome.messages.append(f"{step.stage} {step.method} was left out: it needs {absent}, and no earlier step gave it.")
+            spins = all(name.startswith("spin_echo") for name in missing)
+            why = "there are no spin echoes" if spins else f"it needs {', '.join(missing)}, and no earlier step gave it"
+            outcome.messages.append(f"{step.stage} {step.method} was left out: {why}.")
             self.progress(step, "skipped", 0.0)
             return
         if step.method != wanted.method:

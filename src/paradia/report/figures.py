@@ -16,6 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from paradia.report.orientation import Cut, Layout
 
@@ -35,6 +36,9 @@ INK = "#1d2733"
 HALO = [Stroke(linewidth=1.5, foreground="black"), Normal()]
 OUTLINES = ("#ffb000", "#4fc3f7")
 
+EDGE = 4.0
+"""Depth of the mask's rim that windows are not chosen from, mm: what goes wrong there would hide the anatomy inside."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -44,6 +48,8 @@ class Look:
     cmap: str = GREY
     window: tuple[float, float] | None = None
     """Fixed limits; from the data where absent."""
+    least: float = 0.0
+    """The upper limit is never below this."""
     symmetric: bool = False
     masked: bool = True
     """Whether what lies outside the mask is left dark."""
@@ -90,21 +96,33 @@ def choose_window(values: NDArray, look: Look) -> tuple[float, float]:
     if look.symmetric:
         top = round_up(float(np.percentile(np.abs(values), 98.5)))
         return -top, top
-    return 0.0, round_up(1.05 * float(np.percentile(values, 99)))
+    return 0.0, max(look.least, round_up(1.05 * float(np.percentile(values, 99))))
 
 
-def strip(volume: NDArray, mask: NDArray, layout: Layout, look: Look) -> Picture:
-    """Draw a map in its planes with one colour bar."""
+def core(mask: NDArray, voxel_size: Sequence[float]) -> NDArray:
+    """Return the mask without its rim, or all of it where little would be left; the edge of the volume is no rim."""
+    inside = mask
+    for axis, size in enumerate(voxel_size):
+        line = np.ones([1 + 2 * min(round(EDGE / size), mask.shape[axis] // 8) if a == axis else 1 for a in range(3)], dtype=bool)
+        inside = ndimage.binary_erosion(inside, line, border_value=1)
+    return inside if inside.sum() > 0.2 * mask.sum() else mask
+
+
+def strip(volume: NDArray, mask: NDArray, layout: Layout, look: Look, within: NDArray | None = None) -> Picture:
+    """Draw a map in its planes with one colour bar; the window is chosen from the voxels ``within``, the mask where not given."""
     panels = [Panel(cut, _slice(cut, volume, mask if look.masked else None), cut.title) for cut in layout.three()]
-    return draw(panels, look, choose_window(volume[mask], look))
+    return draw(panels, look, choose_window(volume[mask if within is None else within], look))
 
 
-def echoes(volumes: NDArray, mask: NDArray, layout: Layout, look: Look, times: Sequence[float], most: int = 5) -> Picture:
+def echoes(
+    volumes: NDArray, mask: NDArray, layout: Layout, look: Look, times: Sequence[float], within: NDArray | None = None, most: int = 5
+) -> Picture:
     """Draw one slice of every echo, first and last among them where there are too many; a single echo in its planes."""
     if len(volumes) == 1:
-        return strip(volumes[0], mask, layout, look)
+        return strip(volumes[0], mask, layout, look, within)
+    within = mask if within is None else within
     shown = sorted({round(i) for i in np.linspace(0, len(volumes) - 1, min(len(volumes), most))})
-    window = choose_window(np.concatenate([volumes[i][mask] for i in (shown[0], shown[-1])]), look)
+    window = choose_window(np.concatenate([volumes[i][within] for i in (shown[0], shown[-1])]), look)
     cut, hidden = layout.flat(), mask if look.masked else None
     panels = [Panel(cut, _slice(cut, volumes[i], hidden), f"echo {i + 1} · {1000 * times[i]:.3g} ms") for i in shown]
     return draw(panels, look, window)
@@ -136,11 +154,25 @@ def draw(panels: Sequence[Panel], look: Look, window: tuple[float, float]) -> Pi
     colours = figure.colorbar(ScalarMappable(norm, cmap), cax=bar)
     colours.ax.tick_params(labelsize=7, colors=INK, length=2)
     colours.outline.set_linewidth(0.4)
-    ticks = np.linspace(*window, 4 if window[1] == -2 * window[0] else 5)
-    names = ["−π", "−π/2", "0", "π/2", "π"] if window[1] == math.pi else [f"{round(t, 12):.4g}".replace("-", "−") for t in ticks]
+    ticks = choose_ticks(window)
+    names = ["−π", "−π/2", "0", "π/2", "π"] if window[1] == math.pi else [signed(t) for t in ticks]
     colours.set_ticks(ticks.tolist(), labels=names)
     bar.set_title(look.unit, fontsize=8, color=INK, loc="left", pad=5)
     return _encode(figure, window)
+
+
+def choose_ticks(window: tuple[float, float]) -> NDArray:
+    """Return ticks from end to end of a window, with a step that is short to write where there is one, and zero among them."""
+    if window[1] == math.pi:
+        return np.linspace(*window, 5)
+    counts = (4, 7, 10) if window[1] == -2 * window[0] else (5, 3) if window[0] == -window[1] else (5, 6, 4)
+    steps = {count: f"{(window[1] - window[0]) / (count - 1):.4g}".replace(".", "").strip("0") for count in counts}
+    return np.linspace(*window, min(counts, key=lambda count: (len(steps[count]), steps[count] not in ("1", "2", "5"))))
+
+
+def signed(value: float) -> str:
+    """Write a number with a minus sign that is one, as every number of the page."""
+    return f"{round(value, 12):.4g}".replace("-", "−")
 
 
 def histogram(values: NDArray, unit: str, window: tuple[float, float], colour: str = "#2f5d8a") -> Picture:
@@ -153,8 +185,8 @@ def histogram(values: NDArray, unit: str, window: tuple[float, float], colour: s
     axes.stairs(share, edges, fill=True, color=colour, alpha=0.85)
     if values.size:
         low, middle, high = np.percentile(values[:: max(1, values.size // 500_000)], (25, 50, 75))
-        axes.axvspan(low, high, color="#ffb000", alpha=0.22, linewidth=0, label=f"middle half {low:.3g} to {high:.3g}")
-        axes.axvline(middle, color="#b05a00", linewidth=1, label=f"median {middle:.3g}")
+        axes.axvspan(low, high, color="#ffb000", alpha=0.22, linewidth=0, label=f"middle half {_short(low)} to {_short(high)}")
+        axes.axvline(middle, color="#b05a00", linewidth=1, label=f"median {_short(middle)}")
         axes.legend(fontsize=7, frameon=False)
     axes.set_xlim(*window)
     axes.set_xlabel(unit, fontsize=8)
@@ -162,6 +194,11 @@ def histogram(values: NDArray, unit: str, window: tuple[float, float], colour: s
     axes.tick_params(labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     return _encode(figure, window)
+
+
+def _short(value: float) -> str:
+    """Write a number of a legend to three digits."""
+    return f"{value:.3g}".replace("-", "−")
 
 
 def _panel(axes: Axes, panel: Panel, norm: Normalize, cmap: mpl.colors.Colormap) -> None:
@@ -214,13 +251,13 @@ LOOKS: Mapping[str, Look] = {
     "r2star": Look("1/s", cmap=DECAY),
     "r2": Look("1/s", cmap=DECAY),
     "r2prime": Look("1/s", cmap=DECAY),
-    "chi_pos": Look("ppm"),
+    "chi_pos": Look("ppm", least=0.12),
     "chi_neg": Look("ppm"),
     "chi_pos_noise": Look("ppb", cmap=NOISE),
     "chi_neg_noise": Look("ppb", cmap=NOISE),
     "chi_pos_band": Look("ppb", cmap=NOISE),
     "chi_neg_band": Look("ppb", cmap=NOISE),
-    "closed_pos": Look("ppm"),
+    "closed_pos": Look("ppm", least=0.12),
     "closed_neg": Look("ppm"),
     "disagreement": Look("ppb", cmap=NOISE),
     "field_residual": Look("ppb", symmetric=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from paradia.errors import ParadiaError
 from paradia.pipeline import twopass
 from paradia.registry import STAGES, load
 from paradia.report.record import RunRecord, StepLike
+from paradia.scan import relaxivities
 
 NAMES = {
     "mask": "Masking",
@@ -60,6 +62,14 @@ def sentences(steps: Sequence[StepLike]) -> tuple[list[Sentence], list[str]]:
     return said, dois
 
 
+def used(step: StepLike, record: RunRecord) -> Mapping[str, Any]:
+    """Return the settings of a step, the relaxivities that it took where none were given among them."""
+    if not {"dr_pos", "dr_neg"} <= step.settings.keys():
+        return step.settings
+    positive, negative = relaxivities(record.scan, step.settings["dr_pos"], step.settings["dr_neg"])
+    return {**step.settings, "dr_pos": positive, "dr_neg": negative}
+
+
 def introduction(record: RunRecord) -> str:
     """Say what the data were."""
     grid, scan = record.grid, record.scan
@@ -72,10 +82,10 @@ def introduction(record: RunRecord) -> str:
     version = record.versions.get("paradia")
     said += f" {version}" if version else ""
     said += f", protocol “{record.protocol}”." if record.protocol else "."
-    along = max(range(3), key=lambda axis: abs(grid.b0_dir[axis]))
-    if abs(grid.b0_dir[along]) < 0.9999:
-        said += " The slab was oblique to B0, and this was accounted for: B0 points along ("
-        said += ", ".join(f"{b:.3f}" for b in grid.b0_dir) + ") in array axes."
+    along = math.degrees(math.acos(min(1.0, max(abs(b) for b in grid.b0_dir))))
+    if along >= 1:
+        said += f" The axes of the image were oblique to B0 by {along:.0f}°, which was accounted for: B0 points along ("
+        said += ", ".join(f"{b:.3f}" for b in grid.b0_dir).replace("-", "−") + ") in array axes."
     return said
 
 

@@ -16,67 +16,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from paradia.io.atomic import replacing
 from paradia.report import figures, methods
+from paradia.report.captions import IN_PPB, RESULT, TITLES, TOGETHER, caption
 from paradia.report.figures import LOOKS, Picture
 from paradia.report.orientation import PLANES, Layout
 from paradia.report.record import RunRecord
 
 WORDS = {"good": "good", "check": "look at it", "bad": "bad"}
 """How verdicts are called on the page."""
-
-TITLES = {
-    "magnitude": ("Magnitude", "Each echo with the same window."),
-    "phase": ("Phase", "As measured, wrapped, its sign so that it grows with the field."),
-    "unwrapped": ("Unwrapped phase", "It should be smooth but for veins and the surroundings of air; jumps of 2π are errors."),
-    "mask": ("Mask", "Outlines on the magnitude of the first echo: orange the mask, blue where the local field holds."),
-    "total_field": ("Total field", "Background and tissue together, relative to B0."),
-    "noise": ("Field noise", "Standard deviation of the total field."),
-    "local_field": ("Local field", "What sources inside the mask make; broad light and dark areas are background that remained."),
-    "local_noise": ("Uncertainty of the local field", "Standard deviation as the network judges it: larger beside the edge."),
-    "chi": ("Susceptibility χ", "Paramagnetic is bright: veins and deep grey matter."),
-    "chi_noise": ("Uncertainty of χ", "Standard deviation as the network judges it: two thirds of the errors are smaller."),
-    "residual": (
-        "What χ leaves of the field",
-        "Noise where all is well; anatomy in it was missed, or that field is no susceptibility's.",
-    ),
-    "chi_pos": ("Paramagnetic χ+", "Iron is bright: deep grey matter and veins. Calcification and myelin should be dark."),
-    "closed_pos": ("χ+ by the closed form", "The same data solved in every voxel, in the same window: compare what the method added."),
-    "chi_neg": ("Diamagnetic χ−, as a magnitude", "Myelin and calcification are bright: white matter. Iron and veins should be dark."),
-    "closed_neg": ("χ− by the closed form", "Likewise, in the window of χ−."),
-    "disagreement": (
-        "Disagreement with the closed form",
-        "Root mean square difference over both sources: noise that the network took away, and what it knows or gets wrong.",
-    ),
-    "chi_pos_noise": ("Uncertainty of χ+", "Standard deviation as the network judges it: two thirds of the errors are smaller."),
-    "chi_neg_noise": ("Uncertainty of χ−", "Standard deviation as the network judges it."),
-    "chi_pos_band": ("How far χ+ follows the relaxivity", "Half of the range of χ+ while both relaxivities go down and up."),
-    "chi_neg_band": ("How far χ− follows the relaxivity", "Likewise for χ−."),
-    "field_residual": ("What both sources leave of the field", "Noise where all is well."),
-    "rate_residual": ("What both sources leave of the rate", "Noise where all is well; anatomy in it is decay of another kind."),
-    "r2star": ("R2*", "Transverse relaxation rate of the gradient echoes."),
-    "r2": ("R2", "Transverse relaxation rate of the spin echoes."),
-    "r2prime": ("R2′", "What of R2* a refocusing pulse brings back: R2* − R2."),
-    "swi": ("Susceptibility-weighted image", "Veins and iron are dark; close to air, so is what the phase filter could not follow."),
-    "minip": ("Minimum-intensity projection", "The least value over a slab around every slice: veins join up."),
-}
-"""Heading and what to look for, by the name of the data; the order of the page, χ apart."""
-
-SOURCES = (
-    *("chi_pos", "closed_pos", "chi_neg", "closed_neg", "disagreement", "chi_pos_noise", "chi_neg_noise"),
-    *("chi_pos_band", "chi_neg_band", "field_residual", "rate_residual"),
-)
-"""What is shown of a separation."""
-
-TOGETHER = {"closed_pos": "chi_pos", "closed_neg": "chi_neg"}
-"""Maps that are shown in the window of another."""
-
-RESULT = ("chi", "chi_noise", "residual", *SOURCES)
-"""What is shown first."""
-
-IN_PPB = (
-    *("noise", "chi_noise", "local_noise", "residual", "chi_pos_noise", "chi_neg_noise", "chi_pos_band", "chi_neg_band"),
-    *("disagreement", "field_residual"),
-)
-"""Maps in ppm whose numbers are easier to read in parts per billion."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +95,11 @@ def render(record: RunRecord, maps: Mapping[str, Any], *, affine: ArrayLike | No
         warnings=[finding for finding in record.numbers if finding.verdict != "good"],
         chi=[plate for plate in plates if plate.name in RESULT],
         plates=[plate for plate in plates if plate.name not in RESULT],
-        histograms=list(_histograms(arrays, local)),
+        histograms=list(_histograms(arrays, local, layout)),
         radiological=layout.planes is PLANES,
         stage_name=methods.stage_name,
         setting=methods.setting,
+        used=methods.used,
         number=number,
     )
 
@@ -168,7 +115,8 @@ def number(value: float) -> str:
 def _plates(arrays: Mapping[str, NDArray], local: NDArray, layout: Layout, record: RunRecord) -> Iterator[Plate]:
     """Draw what there is, in the order of the data."""
     mask, times = arrays["mask"], record.scan.echo_times
-    for name, (title, caption) in TITLES.items():
+    within = {id(shape): figures.core(shape, layout.voxel_size) for shape in (mask, local)}
+    for name, (title, _) in TITLES.items():
         if name not in arrays or (name == "mask" and "magnitude" not in arrays):
             continue
         look, volume = LOOKS.get(name), arrays[name]
@@ -176,18 +124,19 @@ def _plates(arrays: Mapping[str, NDArray], local: NDArray, layout: Layout, recor
             shown = [mask] if (local == mask).all() else [mask, local]
             picture = figures.outline(arrays["magnitude"][0], shown, layout, LOOKS["magnitude"])
         elif look is not None and volume.ndim == 4:
-            picture = figures.echoes(volume, mask, layout, look, times)
+            picture = figures.echoes(volume, mask, layout, look, times, within[id(mask)])
         else:
             assert look is not None
             inside = local if name in ("local_field", "local_noise", *RESULT) else mask
             if name in IN_PPB:
                 volume = volume * 1000
+            middle = within[id(inside)]
             if name == "chi":
-                look = replace(look, window=_chi_window(volume[inside]))
+                look = replace(look, window=_chi_window(volume[middle]))
             if name in TOGETHER and TOGETHER[name] in arrays:  # one window, so that what differs is the map
-                look = replace(look, window=figures.choose_window(arrays[TOGETHER[name]][inside], look))
-            picture = figures.strip(volume, inside, layout, look)
-        yield Plate(name, title, caption, _alt(title, picture, look), picture)
+                look = replace(look, window=figures.choose_window(arrays[TOGETHER[name]][middle], look))
+            picture = figures.strip(volume, inside, layout, look, middle)
+        yield Plate(name, title, caption(name, record), _alt(title, picture, look), picture)
 
 
 def _alt(title: str, picture: Picture, look: figures.Look | None) -> str:
@@ -209,18 +158,20 @@ def _chi_window(values: NDArray) -> tuple[float, float]:
     return -top / 2, top
 
 
-def _histograms(arrays: Mapping[str, NDArray], local: NDArray) -> Iterator[Plate]:
-    """Draw how χ and R2* are distributed in the mask."""
-    if "chi" in arrays:
-        values = arrays["chi"][local]
-        low, high = _chi_window(values)
-        picture = figures.histogram(values, "χ, ppm", (-max(high, -low), max(high, -low)))
-        yield Plate("chi-histogram", "Susceptibility in the mask", "", "Histogram of susceptibility in the mask.", picture)
-    if "r2star" in arrays:
-        values = arrays["r2star"][arrays["mask"]]
-        top = figures.choose_window(values, LOOKS["r2star"])[1]
-        picture = figures.histogram(values, "R2*, 1/s", (0.0, top), "#8a3b5d")
-        yield Plate("r2star-histogram", "R2* in the mask", "", "Histogram of R2* in the mask.", picture)
+def _histograms(arrays: Mapping[str, NDArray], local: NDArray, layout: Layout) -> Iterator[Plate]:
+    """Draw how χ and R2* are distributed in the mask, at the windows of their pictures."""
+    for name, title, inside, unit, colour in (
+        ("chi", "Susceptibility where it holds", local, "χ, ppm", "#2f5d8a"),
+        ("r2star", "R2* in the mask", arrays["mask"], "R2*, 1/s", "#8a3b5d"),
+    ):
+        if name not in arrays:
+            continue
+        values, middle = arrays[name][inside], arrays[name][figures.core(inside, layout.voxel_size)]
+        low, high = _chi_window(middle) if name == "chi" else figures.choose_window(middle, LOOKS[name])
+        beyond = 100 * float(np.mean((values < low) | (values > high))) if values.size else 0.0
+        said = f"{number(beyond)} % of the voxels lie beyond."
+        alt = f"Histogram of voxels: {title}, in {unit.partition(', ')[2]}."
+        yield Plate(f"{name}-histogram", title, said, alt, figures.histogram(values, unit, (low, high), colour))
 
 
 def _facts(record: RunRecord) -> dict[str, str]:
