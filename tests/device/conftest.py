@@ -114,6 +114,9 @@ class Pretend(Tensor):
     def tolist(self) -> Any:
         return self.detach().cpu().tolist()
 
+    def __reduce_ex__(self, protocol):
+        return self.detach().cpu().__reduce_ex__(protocol)  # a file knows nothing of wrappers
+
     def __repr__(self, *, tensor_contents=None) -> str:
         return f"{type(self).__name__}({self.detach().cpu()!r})"
 
@@ -154,8 +157,19 @@ def pretend() -> Iterator[torch.device]:
         stack.enter_context(patch("torch.cuda.is_bf16_supported", lambda *_, **__: True))
         stack.enter_context(patch("torch.cuda.amp.common.amp_definitely_not_available", lambda: False))
         stack.enter_context(patch("torch.inference_mode", torch.no_grad))  # wrappers cannot be inference tensors
+        stack.enter_context(patch("torch.load", _loaded(torch.load)))
         stack.enter_context(_Mode())
         yield DEVICE
+
+
+def _loaded(load):
+    """Make of `torch.load` one that knows the device."""
+
+    def there(file, map_location=None, **how):
+        place = torch.device(map_location or "cpu")
+        return tree_map_only(Tensor, lambda tensor: tensor.to(place), load(file, map_location="cpu", **how))
+
+    return there
 
 
 def _run(func, args, kwargs):

@@ -242,7 +242,7 @@ def test_a_comparison_comes_back(board, device):
 def test_a_sweep_measures_the_same(step, knob, board, device):
     fine = board | {"grid": Grid(board["grid"].shape, (1.0, 1.0, 1.0))}
     values = (0.03, 0.06, 0.1, 0.15, 0.2)
-    expected, found = (tune(step, moved(fine, place), knob, values, refine=0) for place in ("cpu", device))
+    expected, found = (tune(step, moved(fine, place), "threshold", values, refine=0) for place in ("cpu", device))
     pairs = [[(sample.misfit, sample.roughness) for sample in tuned.samples] for tuned in (found, expected)]
     assert alike(*pairs)
 
