@@ -52,6 +52,15 @@ def test_help_has_the_knobs_of_the_method_and_its_own(command):
         assert word in told.out
 
 
+@pytest.mark.parametrize(("stage", "method"), [("inversion", "varnet"), ("singlestep", "nextqsm"), ("background", "bgnet")])
+def test_a_knob_with_the_name_of_an_option_of_tune_gives_way(stage, method, command):
+    """Networks have a knob `refine`; here the word is how often to run again."""
+    told = command("tune", stage, method, "--help")
+    assert told.status == 0
+    assert told.out.count("--refine") == 1
+    assert "How often to run again" in told.out
+
+
 def test_background_removal_can_be_tuned(call, files, tmp_path):
     told = call(
         "--noise", files["noise"], "--knob", "threshold", "--values", "0.01:0.3:5", "--out", tmp_path / "[tuned]", "--refine", "0",

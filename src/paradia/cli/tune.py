@@ -50,7 +50,7 @@ def _command(method: Method) -> Callable[..., int]:
         inspect.Parameter(name, keyword, annotation=Annotated[kind, Parameter(help=text)], default=default)
         for name, kind, text, default in _OWN
     ]
-    given = single.options(method)
+    given = [option for option in single.options(method) if option.name not in _TAKEN]  # such a knob stays at its default
     if "noise" not in method.takes:  # the discrepancy principle needs it all the same
         own.append(inspect.Parameter("noise", keyword, annotation=Annotated[Path | None, Parameter(help=_NOISE)], default=None))
     return single.build(method, [*own, *given], lambda _, options: _run(method, options), _docstring(method))
@@ -64,7 +64,8 @@ def _docstring(method: Method) -> str:
 
 def _run(method: Method, given: dict[str, Any]) -> int:
     """Sweep, print, and write table and picture."""
-    step = Step(method.stage, method.name, {k: v for k, v in given.items() if k in method.knobs and v != method.knobs[k]})
+    knobs = {name: default for name, default in method.knobs.items() if name not in _TAKEN}
+    step = Step(method.stage, method.name, {k: v for k, v in given.items() if k in knobs and v != knobs[k]})
     knob = given["knob"].replace("-", "_")
     default = method.knobs.get(knob)
     values = sweep_values(given["values"]) if given["values"] else _around(default)
@@ -162,3 +163,6 @@ _OWN: list[tuple[str, Any, str, Any]] = [
     ("norm", Literal["l1", "l2"], "How roughness is measured: mean absolute slope, or root mean square.", "l1"),
     ("refine", int, "How often to run again at what the rules found between the values.", 1),
 ]
+
+_TAKEN = {name for name, *_ in _OWN}
+"""Names that are this command's, whatever knob of a method is called so."""
