@@ -18,6 +18,7 @@ from cyclopts.exceptions import CycloptsError
 from paradia.cli.app import app
 from paradia.errors import ParadiaError
 from paradia.grid import Grid
+from paradia.metrics.quality import CHECKS
 from paradia.operators.dipole import Dipole
 from paradia.pipeline.protocol import Protocol, protocol_names
 from paradia.registry import STAGES, methods
@@ -132,11 +133,10 @@ def turns(protocol, knob):
         return None
 
 
-@pytest.mark.parametrize(
-    ("page", "code"),
-    [(page, code) for page in PAGES for code in blocks(page, "python")],
-    ids=lambda x: x.name if isinstance(x, Path) else "",
-)
+SNIPPETS = [(page, code) for page in PAGES for code in blocks(page, "python")]
+
+
+@pytest.mark.parametrize(("page", "code"), SNIPPETS, ids=lambda x: x.name if isinstance(x, Path) else "")
 def test_snippets_compile_and_their_imports_exist(page, code):
     for node in ast.walk(ast.parse(code, name_of(page))):
         if isinstance(node, ast.ImportFrom):
@@ -163,7 +163,11 @@ def test_the_method_in_ten_lines_is_one(generator):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_tables_of_protocols_name_stages_methods_and_knobs(page):
     for code in blocks(page, "toml"):
-        for stage, tables in tomllib.loads(code).items():
+        tree = tomllib.loads(code)
+        if "project" in tree:  # entry points of another package
+            assert all(group.removeprefix("paradia.") in STAGES for group in tree["project"]["entry-points"])
+            continue
+        for stage, tables in tree.items():
             for table in tables if isinstance(tables, list) else [tables]:
                 turned = [f"{stage}.{knob}={value}" for knob, value in table.items() if knob != "method"]
                 assert table["method"] in methods(stage)
@@ -172,7 +176,7 @@ def test_tables_of_protocols_name_stages_methods_and_knobs(page):
 
 def test_the_tables_of_methods_name_every_method_and_no_other():
     page = text(ROOT / "docs" / "methods.md")
-    rows = [row for row in re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)]
+    rows = re.findall(r"^\| (`[^|]+) \|", page, re.MULTILINE)
     named = {part for row in rows for name in re.findall(r"`([^`]+)`", row) for part in name.split("+")}
     known = {method for stage in STAGES for method in methods(stage)}
     assert named <= known
@@ -213,3 +217,19 @@ def test_accuracy_and_speed_are_those_that_were_measured():
                 assert row[2] == seconds[name][1], name
             checked += 1
     assert checked == 40
+
+
+def test_the_numbers_of_the_simulator_are_those_that_were_measured():
+    """Rows of its tables of fields, regions and maps stand in the results word for word."""
+    measured = set(text(ROOT / "benchmarks" / "results" / "simulator.md").splitlines())
+    page = text(ROOT / "docs" / "simulator.md")
+    rows = page[page.index("| region |") : page.index("## Speed")].splitlines()
+    rows = [row for row in rows if row.startswith("|") and any(c.isdigit() for c in row)]
+    assert len(rows) == 26
+    assert [row for row in rows if row not in measured] == []
+
+
+def test_the_numbers_of_the_report_are_explained_with_their_limits():
+    page = rows_of(text(ROOT / "docs" / "report.md"), "| number |", "**Then the notes**")
+    for check in CHECKS:
+        assert re.search(rf"(?<![\d.]){re.sub('^-', '−', f'{check.good:g}')}(?![\d.])", page[check.name][2]), check.name
