@@ -86,6 +86,15 @@ def test_an_unknown_command_offers_the_nearest(command):
     assert 'Did you mean "run"?' in told.err
 
 
+@pytest.mark.parametrize(
+    ("words", "where"), [(("qsm", "a.nii"), "qsm"), (("inversion", "tv", "x.nii", "--wieght", "3"), "inversion tv"), (("rnu",), "")]
+)
+def test_a_wrong_call_points_to_the_help_of_its_command(words, where, command):
+    told = command(*words)
+    assert told.status == 2
+    assert told.err.endswith(f" See {' '.join(['paradia', *where.split()])} --help.\n")
+
+
 def test_a_warning_is_a_sentence(command, monkeypatch):
     monkeypatch.setattr("paradia.cli.protocol.protocol_names", lambda: warnings.warn("mind the gap.", ParadiaWarning, stacklevel=2) or [])
     with warnings.catch_warnings():

@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.showwarning = _show_warning
             status = app()(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        sys.stderr.write(f"paradia: {error} See paradia --help.\n")
+        said = " ".join(["paradia", *(error.command_chain or ())])
+        sys.stderr.write(f"paradia: {error} See {said} --help.\n")
         return 2
     except ParadiaError as error:
         sys.stderr.write(f"paradia: {error}\n")

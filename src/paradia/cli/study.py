@@ -64,11 +64,11 @@ class Options:
     snr
         Mean magnitude of the brain in the first echo over the noise's standard deviation; ``inf`` for no noise.
     echo_times
-        Echo times of the gradient echoes, s.
+        Echo times of the gradient echoes, s; 0.004, 0.011, 0.018, 0.025 and 0.032 where not given.
     tr
-        Repetition time of the gradient echoes, s.
+        Repetition time of the gradient echoes, s; 0.04 where not given.
     flip
-        Flip angle of the gradient echoes, degrees.
+        Flip angle of the gradient echoes, degrees; 15 where not given.
     mese
         Whether to scan multi-echo spin echoes too.
     lesions

@@ -33,7 +33,7 @@ def sepnet_r2prime(
     band: float = 0.0,
     callback: Callback | None = None,
 ) -> LearnedSeparation:
-    r"""Begin with both equations solved in every voxel; then a trained network proposes and both equations decide.
+    r"""Solve the equations of field and R2′ in every voxel; then a trained network proposes, and field and R2′ correct it.
 
     In each stage the network sees χ+ and χ− so far, χ, the field, R2′ and what is left of both, and proposes better maps with a standard
     deviation :math:`\tau^\pm` for each voxel. Then the data have their say:
