@@ -87,7 +87,7 @@ def test_an_unknown_command_offers_the_nearest(command):
 
 
 @pytest.mark.parametrize(
-    ("words", "where"), [(("qsm", "a.nii"), "qsm"), (("inversion", "tv", "x.nii", "--wieght", "3"), "inversion tv"), (("rnu",), "")]
+    ("words", "where"), [(("qsm", "a.nii"), "qsm"), (("inversion", "tv", "x.nii", "--no-such", "3"), "inversion tv"), (("rnu",), "")]
 )
 def test_a_wrong_call_points_to_the_help_of_its_command(words, where, command):
     told = command(*words)
