@@ -59,6 +59,7 @@ def test_methods_are_listed(command):
     assert ":math:" not in told.out
     told = command("methods", "inversion")
     assert "tkd" in told.out
+    assert "10.1002/mrm.22135" in told.out  # the paper of tkd
     assert "romeo" not in told.out
     told = command("methods", "inversoin")
     assert told.status == 2

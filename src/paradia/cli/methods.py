@@ -11,15 +11,16 @@ def methods(stage: str | None = None, /) -> None:
     Parameters
     ----------
     stage
-        Only this stage.
+        Only this stage, with the paper of each method (DOI).
     """
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("stage", "method", "what it does"):
+    for heading in ("stage", "method", "what it does", *(["papers"] if stage else [])):
         table.add_column(heading, no_wrap=heading != "what it does")
     for name in [registry.stage(stage).name] if stage else registry.STAGES:
         for row, method in enumerate(registry.methods(name)):
-            table.add_row("" if row else f"[bold]{name}[/]", method, registry.summary(name, method))
+            papers = ["\n".join(registry.load(name, method).cite.split())] if stage else []  # which imports the method
+            table.add_row("" if row else f"[bold]{name}[/]", method, registry.summary(name, method), *papers)
     Console().print(table)
