@@ -121,7 +121,7 @@ def test_the_report_says_which_and_shows_the_closed_form(finished):
     assert "relaxometry r2_epg was left out: there are no spin echoes." in pages["without"]
     assert "R2′ was measured with spin echoes" in pages["with"]
     assert "R2′ was not measured: the network judges by R2*" in pages["without"]
-    assert all("Dr+ 137 and Dr− 137 Hz/ppm" in page for page in pages.values())
+    assert all("Dr+ 140 and Dr− 137 Hz/ppm" in page for page in pages.values())
     record = json.loads((finished / "sub-with" / "anat" / "sub-with_provenance.json").read_text())
     assert [s["method"] for s in record["steps"] if s["stage"] in ("relaxometry", "separation")] == [
         "r2star",
