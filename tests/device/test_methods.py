@@ -13,6 +13,7 @@ from paradia import registry
 from paradia.errors import ParadiaWarning
 from paradia.mask.bet import bet
 from paradia.pipeline.step import networks_of
+from paradia.scan import Scan
 
 QUICK = {"max_iter": 2, "rounds": 1, "start": 3}
 """Iterations; the device must be kept in each."""
@@ -76,11 +77,68 @@ def check(found, expected, device, tolerance):
             assert torch.equal(other, value), name
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Few iterations for the one method that has them without a knob."""
+    monkeypatch.setattr("paradia.mask.combined.bet", partial(bet, max_iter=QUICK["max_iter"]))
+
+
 @pytest.mark.parametrize(("stage", "name", "everything"), list(choices()))
-def test_a_method_runs_there_and_gives_the_same(stage, name, everything, board, device, monkeypatch):
+def test_a_method_runs_there_and_gives_the_same(stage, name, everything, board, device):
     method = registry.load(stage, name)
-    monkeypatch.setattr("paradia.mask.combined.bet", partial(bet, max_iter=QUICK["max_iter"]))  # which has no such knob
-    data = data_of(method, board, everything)
+    compare(method, data_of(method, board, everything), device)
+
+
+def compare(method, data, device):
     expected = run(method, data)
     found = run(method, {key: value.to(device) if isinstance(value, Tensor) else value for key, value in data.items()})
     check(found, expected, device, HALF if networks_of(method) else ROUNDING)
+
+
+def noisy(board):
+    """So noisy that noise would pass for tissue."""
+    magnitude = board["magnitude"]
+    noise = 0.12 * float(magnitude.max()) * torch.randn((2, *magnitude.shape), generator=torch.Generator().manual_seed(1))
+    return {"magnitude": torch.hypot(magnitude + noise[0], noise[1])}
+
+
+def halves(board):
+    """A mask of two pieces."""
+    mask = board["mask"].clone()
+    mask[12:14] = False
+    return {"mask": mask}
+
+
+def pair(board):
+    """Two echoes, from which no spread can be told."""
+    return {
+        "scan": Scan(board["scan"].echo_times[:2]),
+        **{name: board[name][:2] for name in ("phase", "magnitude", "coil_images", "unwrapped")},
+    }
+
+
+def backwards(board):
+    """Every other echo read backwards."""
+    ramp = torch.linspace(-2, 2, board["phase"].shape[1])[:, None, None] * torch.tensor([0.0, 1.0, 0.0])[:, None, None, None]
+    return {"unwrapped": (board["unwrapped"] + ramp) * board["mask"], "coil_images": board["coil_images"] * torch.exp(1j * ramp[:, None])}
+
+
+def unknown(board):
+    """Noise that is not known everywhere, and numbers that are none outside the mask."""
+    noise, field = board["noise"].clone(), board["local_field"].masked_fill(~board["mask"], float("nan"))
+    noise[13, 15, 10:14] = 0.0
+    return {"noise": noise, "local_field": field}
+
+
+OTHER = [
+    *(("unwrap", name, halves) for name in registry.methods("unwrap")),
+    *(("mask", name, noisy) for name in registry.methods("mask")),
+    *(("fieldmap", name, other) for name in registry.methods("fieldmap") for other in (halves, pair, backwards)),
+    *(("inversion", name, unknown) for name in ("tv", "l1bayes", "medi", "ilsqr", "hdqsm")),
+]
+
+
+@pytest.mark.parametrize(("stage", "name", "changed"), OTHER, ids=lambda value: getattr(value, "__name__", value))
+def test_other_data_take_other_ways(stage, name, changed, board, device):
+    method = registry.load(stage, name)
+    compare(method, data_of(method, board | changed(board), everything=name != "mdi"), device)
