@@ -267,7 +267,7 @@ def test_scans_are_simulated_there(onion, device):
 
 @pytest.mark.parametrize("procedural", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_batches_are_made_there(procedural, device):
-    recipe = Recipe(voxel_size=(6.0, 6.0), procedural=procedural, procedural_side=24)
+    recipe = Recipe(voxel_size=(6.0, 6.0), procedural=procedural, procedural_side=16)
     for total in (False, True):
         expected, found = (
             next(batches(recipe, crop=12, batch=2, crops=2, seed=7, total=total, coarse=True, device=place))
