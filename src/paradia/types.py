@@ -109,7 +109,7 @@ class LearnedSources(NamedTuple):
     local_noise: Image
     """Its standard deviation as the network judges it, ppm, zero outside the mask."""
     residual: Image
-    """What χ leaves unexplained of the local field with its noise, ppm, zero outside the mask."""
+    """What sources neither inside nor outside the mask explain of the total field, noise mostly; ppm, zero outside the mask."""
     novelty: Number
     """How little the volume resembles those that either network was trained with; beyond 1 it is unlike 99 % of them."""
 

@@ -289,28 +289,46 @@ def test_changed_weights_are_refused(method, case):
 
 
 def test_between_its_networks_nextqsm_trusts_the_mended_field_as_far_as_the_first_does(case, use, monkeypatch):
-    """What it inverts anew, with which noise, and what the second network begins with; data steps do without what the fit left over."""
+    """What it inverts anew, with which noise, what the second network begins with, and that it sees what the fit left over."""
     use()
-    seen = {}
-    single, invert, pose = nextqsm.load, nextqsm.load("inversion", "l1bayes").function, nextqsm.problem
+    seen, shown = {}, []
+    single, invert, pose, mend = nextqsm.load, nextqsm.load("inversion", "l1bayes").function, nextqsm.problem, nextqsm.clear
 
     def inverted(field, mask, grid, noise, **knobs):
         seen["field"], seen["noise"], seen["chi"] = field, noise, invert(field, mask, grid, noise, **knobs)
         return seen["chi"]
 
-    def posed(field, start, mask, noise, grid, sure=None):
-        seen.update(shown=field, start=start, sure=sure, mask=mask)
-        return pose(field, start, mask, noise, grid, sure)
+    def posed(field, start, mask, noise, grid):
+        shown.append((field, start, mask))
+        return pose(field, start, mask, noise, grid)
+
+    def mended(*given):
+        seen["mended"], seen["rest"] = mend(*given), given[4]
+        return seen["mended"]
 
     monkeypatch.setattr(nextqsm, "load", lambda stage, name: replace(single(stage, name), function=inverted))
     monkeypatch.setattr(nextqsm, "problem", posed)
+    monkeypatch.setattr(nextqsm, "clear", mended)
     result = nextqsm.nextqsm(case.total, case.mask, case.grid, case.noise, start=20, rounds=2, max_iter=5)
-    inside = seen["mask"]
+    field, start, inside = shown[0]
     torch.testing.assert_close(seen["noise"][inside], torch.hypot(case.noise, result.local_noise)[case.mask])
-    torch.testing.assert_close(seen["field"][inside], result.local_field[case.mask])
-    assert seen["start"] is seen["chi"]
-    assert seen["sure"] is seen["field"]
-    assert (seen["shown"] - seen["sure"])[inside].abs().mean() > 1e-4
+    assert seen["field"] is seen["mended"].value
+    assert start is seen["chi"]
+    torch.testing.assert_close(field, seen["mended"].value + seen["rest"])
+    assert seen["rest"][inside].abs().mean() > 1e-4
+
+
+def test_what_nextqsm_returns_belongs_together(case, use):
+    """The local field is that of its χ; what is left of the total field beside that and the sources outside is noise."""
+    use()
+    result = nextqsm.nextqsm(case.total, case.mask, case.grid, case.noise, start=20, rounds=2, max_iter=5)
+    dipole = Dipole(case.grid, padding=2)
+    off = (dipole(result.chi) - result.local_field)[case.mask]
+    assert off.norm() < 0.05 * result.local_field[case.mask].norm()  # the window's margin is narrower
+    assert 0.3 < result.residual[case.mask].std() / case.noise[0, 0, 0] < 1.2  # noise, some of it fitted
+    assert (case.total - result.local_field)[case.mask].std() > 10 * result.residual[case.mask].std()
+    once = nextqsm.nextqsm(case.total, case.mask, case.grid, case.noise, start=20, rounds=2, max_iter=5, stages=1)
+    assert (once.chi - result.chi).norm() > 1e-3 * once.chi.norm()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])

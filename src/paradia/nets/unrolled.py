@@ -12,7 +12,7 @@ from paradia.grid import Grid
 from paradia.nets.familiar import novelty
 from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
 from paradia.nets.unet import UNet3d
-from paradia.nets.windows import ask
+from paradia.nets.windows import apply, ask
 from paradia.operators.dipole import Dipole
 from paradia.solvers.cg import cg
 
@@ -57,11 +57,9 @@ class Problem(NamedTuple):
     dipole: Dipole
     scale: Tensor
     """Robust standard deviation of the start's susceptibility, ppm: the unit of all that the network sees."""
-    sure: Tensor
-    """What data steps hold χ to, ppm: the field, or less than it where it is known to hold what is no local source's."""
 
 
-def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Grid, sure: Tensor | None = None) -> tuple[Problem, Tensor]:
+def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Grid) -> tuple[Problem, Tensor]:
     """Bring a field and a start into the network's form.
 
     Parameters
@@ -76,8 +74,6 @@ def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Gri
         Standard deviation of the field, ppm; infinite where unknown.
     grid
         Of the window.
-    sure
-        What data steps hold χ to, ppm; the field if absent.
 
     Returns
     -------
@@ -86,9 +82,8 @@ def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Gri
     Tensor
         The start with a mean of zero in the mask.
     """
-    inside = [torch.where(mask, image, 0.0) for image in (field, noise, field if sure is None else sure)]
-    held = Problem(inside[0], mask, inside[1], Dipole(grid).to(field), unit_of(start, mask), inside[2])
-    return held, centred(start, mask)
+    inside, loud = (torch.where(mask, image, 0.0) for image in (field, noise))
+    return Problem(inside, mask, loud, Dipole(grid).to(field), unit_of(start, mask)), centred(start, mask)
 
 
 def unit_of(start: Tensor, mask: Tensor) -> Tensor:
@@ -102,7 +97,7 @@ def centred(image: Tensor, mask: Tensor) -> Tensor:
     return (image - image[mask].mean()) * mask
 
 
-def propose(net: UNet3d, chi: Tensor, held: Problem) -> Estimate:
+def propose(net: UNet3d, chi: Tensor, held: Problem, *, last: bool = True) -> Estimate:
     """Ask the network for a better susceptibility.
 
     Parameters
@@ -113,6 +108,8 @@ def propose(net: UNet3d, chi: Tensor, held: Problem) -> Estimate:
         Susceptibility so far, ppm, mean zero in the mask.
     held
         The problem.
+    last
+        Whether its word is the last: then it is asked twice, so that no lattice remains; see `windows.ask`.
 
     Returns
     -------
@@ -120,7 +117,7 @@ def propose(net: UNet3d, chi: Tensor, held: Problem) -> Estimate:
         χ, mean zero in the mask.
     """
     channels = inversion_channels(held.field, chi, held.mask, held.noise, held.dipole, held.scale)
-    answer = ask(net, channels)
+    answer = ask(net, channels) if last else apply(net, channels)
     unit = held.scale * gain(chi / held.scale)
     deviation = unit * answer[1].clamp(-6, 3).exp() * held.mask
     return Estimate(centred(chi + unit * answer[0], held.mask), deviation, novelty(net, channels, held.mask))
@@ -155,7 +152,7 @@ def consult(estimate: Estimate, held: Problem, trust: float, iterations: int = I
     def normal(u: Tensor) -> Tensor:
         return u + size * held.dipole(weight * held.dipole(size * u))
 
-    right = size * held.dipole(weight * (held.sure - held.dipole(estimate.value)))
+    right = size * held.dipole(weight * (held.field - held.dipole(estimate.value)))
     change = cg(normal, right, max_iter=iterations, tol=1e-3).x
     return centred(estimate.value + size * change, held.mask)
 
@@ -185,10 +182,10 @@ def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float
     Estimate
         χ, its standard deviation, and how strange the start looked. Memory does not grow with the stages.
     """
-    estimate = propose(net, chi, held)
+    estimate = propose(net, chi, held, last=stages == 1)
     strange = estimate.novelty
-    for _ in range(stages - 1):
-        estimate = propose(net, consult(estimate, held, trust), held)
+    for left in reversed(range(stages - 1)):
+        estimate = propose(net, consult(estimate, held, trust), held, last=not left)
     chi = consult(estimate, held, trust, refine) if refine else estimate.value
     return Estimate(chi, estimate.deviation * net.calibration[0], strange)
 

@@ -34,6 +34,8 @@ class Fitted(NamedTuple):
     """ppm, zero outside the mask."""
     rest: Tensor
     """What neither side explains of the total field: noise, mostly; ppm, zero outside the mask."""
+    outside: Tensor
+    """Sources outside the mask, ppm, zero in it."""
 
 
 def fit(window: Window, field: Tensor, noise: Tensor | None, effort: Effort, callback: Callback | None = None) -> Fitted:
@@ -61,4 +63,4 @@ def fit(window: Window, field: Tensor, noise: Tensor | None, effort: Effort, cal
     sources = structured(split, window, field, WEIGHT, effort, callback).x
     chi = sources * window.mask
     rest = torch.where(window.mask, field - split.dipole(sources), 0.0)
-    return Fitted(chi, torch.where(window.mask, split.dipole(chi), 0.0), rest)
+    return Fitted(chi, torch.where(window.mask, split.dipole(chi), 0.0), rest, torch.where(window.mask, 0.0, sources))

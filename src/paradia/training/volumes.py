@@ -60,9 +60,10 @@ def prepare(found: Example, seed: int) -> Prepared:
     maps = {name: window.take(getattr(found, name)) for name in names}
     generator = torch.Generator().manual_seed(seed)
     noise = maps["noise"]
-    maps["field"] = (maps["local_field"] + maps["leftover"] + noise * torch.randn(noise.shape, generator=generator)) * window.mask
+    maps["field"] = (maps["local_field"] + maps["leftover"] + noise * torch.randn(noise.shape, generator=generator).to(noise)) * window.mask
     maps["chi_local"] = l1bayes(maps["field"], window.mask, window.grid, noise=noise, max_iter=START_ITERATIONS)
-    maps["chi_joint"], maps["local_joint"], maps["rest_joint"] = fit(window, maps["total_field"], noise, QUICK)
+    fitted = fit(window, maps["total_field"], noise, QUICK)
+    maps["chi_joint"], maps["local_joint"], maps["rest_joint"] = fitted.chi, fitted.local_field, fitted.rest
     return Prepared(window, maps, found.b0, found.dr_pos, found.dr_neg)
 
 
