@@ -46,7 +46,7 @@ OUTPUTS: Mapping[str, Output] = MappingProxyType(
         "local_noise": Output("desc-noise_localfield", "ppm", "standard deviation of the local field"),
         "chi": Output("Chimap", "ppm", "magnetic susceptibility", PPM_SIGN),
         "chi_noise": Output("desc-noise_Chimap", "ppm", "standard deviation of magnetic susceptibility"),
-        "residual": Output("desc-residual_localfield", "ppm", "what susceptibility leaves unexplained of the local field", PPM_SIGN),
+        "residual": Output("desc-residual_localfield", "ppm", "what the sources that were found leave unexplained of the field", PPM_SIGN),
         "r2star": Output("R2starmap", "1/s", "transverse relaxation rate R2*"),
         "r2star_noise": Output("desc-noise_R2starmap", "1/s", "standard deviation of R2*"),
         "r2": Output("R2map", "1/s", "transverse relaxation rate R2"),
