@@ -181,9 +181,10 @@ def value_of(name, monkeypatch):
             return t.circle(misfit(x[0]) + h, weights) + t.price * t.variation(x[0]) + beta / 2 * curved.square().sum()
 
         return t, both, torch.stack([ours[0], torch.fft.irfftn(torch.fft.rfftn(ours[1]) * unit, ours[1].shape)])
-    inside = torch.stack([window.mask & torch.roll(window.mask, -1, axis) for axis in range(3)])
+    beside = torch.stack([torch.roll(window.mask, -1, axis) for axis in range(3)])
+    inside, free = window.mask & beside, window.mask ^ beside
     steepness = t.slopes(window.take(data[4].square().sum(0).sqrt()).double()).abs() * inside
-    spared = steepness > steepness[inside].sort().values[round(0.8 * int(inside.sum())) - 1]
+    free |= steepness > steepness[inside].sort().values[round(0.8 * int(inside.sum())) - 1]
     fluid = window.take(data[5] < 2)
     before = Ended(name, monkeypatch, *data, max_iter=23, tol=1e-6, **extra).found[-1]  # outliers were last looked for in the 24th
     apart = (weights * torch.sin(misfit(before) * t.scale.phase / 2)).abs()
@@ -192,7 +193,7 @@ def value_of(name, monkeypatch):
 
     def whole(x):
         uneven = x[fluid] - x[fluid].mean()
-        rough = t.variation(x, (~spared).double())
+        rough = t.variation(x, (~free).double())
         return t.circle(misfit(x), weights / excess**2) + t.price * rough + knobs["csf"] / 2 * uneven.square().sum()
 
     return t, whole, ours

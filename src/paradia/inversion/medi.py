@@ -14,8 +14,7 @@ from paradia.inversion._inputs import check_positive, checked_echoes
 from paradia.inversion._splitting import Data, Frame, phase_quadratic, smooth, split
 from paradia.scan import Scan
 from paradia.sources.fluid import ventricles
-from paradia.sources.slopes import add_slope
-from paradia.sources.slopes import edges as edges_of
+from paradia.sources.slopes import spared
 from paradia.types import Callback, Echoes, Image, Mask, Volume
 
 CITE = "10.1002/mrm.26946"
@@ -54,10 +53,10 @@ def medi(
 
     Minimises :math:`\frac{1}{2s^2}\|W(e^{isD\chi} - e^{isf})\|^2 + w\,\Delta\sigma^{3/2}F^{-1/2}\|P\nabla\chi\|_1 +
     \frac{\lambda}{2}\|M_\mathrm{CSF}(\chi - \bar\chi_\mathrm{CSF})\|^2` by ADMM; :math:`P` is zero at the edges of
-    the magnitude and one elsewhere. Voxels whose residual is beyond six standard deviations lose weight while it runs
-    (MERIT). :math:`F` is the standard deviation of the field; :math:`\sigma` that of its noise, as the field itself
-    tells where χ cannot show or as the noise map says, whichever is larger; :math:`\Delta` the geometric mean of a
-    voxel's edges.
+    the magnitude and across the border of the mask, beyond which nobody knows χ, and one elsewhere. Voxels whose residual
+    is beyond six standard deviations lose weight while it runs (MERIT). :math:`F` is the standard deviation of the field;
+    :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the noise map says, whichever is
+    larger; :math:`\Delta` the geometric mean of a voxel's edges.
 
     Parameters
     ----------
@@ -123,7 +122,7 @@ def medi(
     frame = Frame.around(local_field, mask, grid, noise, scan, r2star=r2star)
     magnitude = checked_echoes(magnitude, mask, grid)
     window = frame.window
-    price = None if magnitude is None else _spared(window.take(magnitude.square().sum(0).sqrt()), window.mask, window.grid, edges)
+    prices = spared(window.mask, window.grid, None if magnitude is None else window.take(magnitude.square().sum(0).sqrt()), edges)
     fluid = None if r2star is None or csf == 0 else window.take(ventricles(r2star, mask, grid))
     near = 0.0 if fluid is None or not bool(fluid.any()) else NEAR
 
@@ -132,8 +131,7 @@ def medi(
         slope = scale.slope
         rho = weight * scale.penalty / slope
         variation = frame.variation(field, slope)
-        if price is not None:
-            variation.limit = [(slope * p).to(field) for p in price]
+        variation.limit = [(slope * price).to(field) for price in prices]
         data = Data(frame, field, phase_quadratic(frame.weights.square(), COUPLING, scale.phase), COUPLING)
         data.look = _outliers(data, scale.phase) if reweight else None
         even = None if fluid is None or not near else _even(fluid, csf, field, rho)
@@ -142,20 +140,6 @@ def medi(
         return solution.warn("medi").x
 
     return frame.invert(invert, local_field)
-
-
-def _spared(magnitude: Tensor, mask: Tensor, grid: Grid, share: float) -> list[Tensor]:
-    """Return for each axis zero where the magnitude has an edge and one elsewhere; its slopes across the mask's border are none."""
-    slopes, inside = [], edges_of(mask)
-    for axis, (size, both) in enumerate(zip(grid.voxel_size, inside, strict=True)):
-        slope = torch.zeros_like(magnitude)
-        add_slope(slope, magnitude, axis, 1 / size)
-        slopes.append(slope.abs_().mul_(both))
-    values = torch.cat([slope[both] for slope, both in zip(slopes, inside, strict=True)])
-    if not len(values):  # no two voxels of the mask lie side by side
-        return [torch.ones_like(magnitude) for _ in slopes]
-    steepest = values.kthvalue(max(1, min(len(values), round((1 - share) * len(values))))).values
-    return [(slope <= steepest).to(magnitude.dtype) for slope in slopes]
 
 
 def _outliers(data: Data, rate: float) -> Callable[[Tensor], None]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from paradia.errors import InputError
-from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.scan import Scan, relaxivities
 from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._joint import Couplings, Frame, Voxels, joint
-from paradia.separation._slopes import slope
 from paradia.separation._voxel import give
 from paradia.sources.fluid import fluid
-from paradia.sources.slopes import edges as edges_of
+from paradia.sources.slopes import spared
 from paradia.types import Callback, Echoes, Mask, Sources, Volume
 
 CITE = "10.1016/j.neuroimage.2021.118371"
@@ -134,7 +131,7 @@ def chisep_medi(
     window = frame.window
     step = STEP * frame.strength / frame.voxel
     couplings = Couplings(*COUPLINGS, weight * frame.penalty / step)
-    prices = _prices(window, None if magnitude is None else window.take(magnitude.square().sum(0).sqrt()), edges)
+    prices = spared(window.mask, window.grid, None if magnitude is None else window.take(magnitude.square().sum(0).sqrt()), edges)
     limit = [(step * price).to(frame.field) for price in prices]
     still = None if r2star is None or csf == 0 else window.take(fluid(r2star, mask, grid).to(r2star.dtype))
     pulls = [] if still is None or not bool(still.any()) else [(csf * still, torch.zeros_like(still))]
@@ -143,15 +140,3 @@ def chisep_medi(
     (p, n), solution = joint(frame, voxels, couplings, limit if weight else None, max_iter=max_iter, tol=tol, callback=callback)
     solution.warn("chisep_medi")
     return give(window.put(p), window.put(n), mask)
-
-
-def _prices(window: Window, magnitude: Tensor | None, share: float) -> list[Tensor]:
-    """Return for each axis one, but zero across the mask's border, beyond which nobody knows, and at edges of the magnitude."""
-    inside = edges_of(window.mask)
-    border = [window.mask != window.mask.roll(-1, axis) for axis in range(3)]
-    if magnitude is None:
-        return [~outer for outer in border]
-    slopes = [slope(magnitude, axis, size).abs_() for axis, size in enumerate(window.grid.voxel_size)]
-    values = torch.cat([s[pair] for s, pair in zip(slopes, inside, strict=True)])
-    steepest = values.kthvalue(max(1, min(len(values), round((1 - share) * len(values))))).values if len(values) else torch.inf
-    return [~(outer | (pair & (s > steepest))) for s, pair, outer in zip(slopes, inside, border, strict=True)]

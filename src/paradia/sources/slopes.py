@@ -31,6 +31,32 @@ def edges(mask: Tensor) -> list[Tensor]:
     return [mask & mask.roll(-1, axis) for axis in range(3)]
 
 
+def spared(mask: Tensor, grid: Grid, magnitude: Tensor | None, share: float) -> list[Tensor]:
+    """Mark for each axis where a slope to the next voxel costs: not across the mask's border, nor at edges of the magnitude.
+
+    Beyond the border nobody knows the map, so that a price there would pull the rim towards what is not known.
+
+    Parameters
+    ----------
+    mask
+        Where the map is wanted.
+    grid
+        Of the mask.
+    magnitude
+        Any unit; without it no slope inside is spared.
+    share
+        Of the slopes between voxels of the mask, the steepest, that are edges.
+    """
+    inside = edges(mask)
+    border = [mask ^ mask.roll(-1, axis) for axis in range(3)]
+    if magnitude is None:
+        return [~across for across in border]
+    slopes = [((magnitude.roll(-1, axis) - magnitude) / size).abs() for axis, size in enumerate(grid.voxel_size)]
+    values = torch.cat([slope[both] for slope, both in zip(slopes, inside, strict=True)])
+    steepest = values.kthvalue(max(1, min(len(values), round((1 - share) * len(values))))).values if len(values) else torch.inf
+    return [~(across | (both & (slope > steepest))) for slope, both, across in zip(slopes, inside, border, strict=True)]
+
+
 class Variation:
     r"""Dual of :math:`w\|\nabla x\|_1`, the sum of absolute slopes along the axes between voxels of the mask.
 
