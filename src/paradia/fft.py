@@ -30,6 +30,15 @@ def irfftn(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.fft.irfftn(spectrum, s=tuple(shape)[-3:], dim=AXES)
 
 
+def times(spectrum: Tensor, kernel: Tensor) -> Tensor:
+    """Multiply a spectrum by a real kernel, in place.
+
+    The product of complex and real tensors makes a complex copy of the real one first, which takes longer than the product.
+    """
+    torch.view_as_real(spectrum).mul_(kernel.unsqueeze(-1))
+    return spectrum
+
+
 def to_kspace(images: Tensor) -> Tensor:
     r"""Transform complex images into samples of k-space.
 
