@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
@@ -316,6 +317,35 @@ def test_between_its_networks_nextqsm_trusts_the_mended_field_as_far_as_the_firs
     assert start is seen["chi"]
     torch.testing.assert_close(field, seen["mended"].value + seen["rest"])
     assert seen["rest"][inside].abs().mean() > 1e-4
+
+
+def test_nextqsm_hands_both_sides_from_one_stage_to_the_next(case, use, monkeypatch):
+    """What was found outside is where the next stage begins, and the network sees the χ, its field and what is left over."""
+    use()
+    settled, posed = [], []
+    settle, pose = nextqsm.settle, nextqsm.problem
+
+    def spied(estimate, outside, *rest, **knobs):
+        settled.append((outside, settle(estimate, outside, *rest, **knobs)))
+        return settled[-1][1]
+
+    def shown(field, start, *rest):
+        posed.append((field, start))
+        return pose(field, start, *rest)
+
+    monkeypatch.setattr(nextqsm, "settle", spied)
+    monkeypatch.setattr(nextqsm, "problem", shown)
+    result = nextqsm.nextqsm(case.total, case.mask, case.grid, case.noise, start=20, rounds=2, max_iter=5, stages=3)
+    assert len(settled) == 3
+    for (_, found), (outside, _) in pairwise(settled):
+        assert outside is found.outside
+    for (_, found), (field, start) in zip(settled, posed[1:], strict=False):
+        assert start is found.chi
+        assert (field - found.rest).norm() > 0
+    last = settled[-1][1]
+    local = (posed[-1][0] - last.rest)[last.rest != 0]
+    assert local.norm() == pytest.approx(float(result.local_field[case.mask].norm()), rel=1e-3)
+    assert result.residual[case.mask].norm() == pytest.approx(float(last.rest.norm()), rel=1e-4)
 
 
 def test_what_nextqsm_returns_belongs_together(case, use):
