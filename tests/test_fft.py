@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paradia.errors import GeometryError, MaskError
-from paradia.fft import Window, bounding_box, crop, each, fast_shape, fast_size, half_mean, irfftn, pad, rfftn
+from paradia.fft import Window, bounding_box, crop, each, fast_shape, fast_size, half_mean, irfftn, pad, rfftn, times
 from paradia.grid import Grid
 
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
@@ -103,3 +103,17 @@ def test_each_volume_is_on_its_own(generator):
     assert result.shape == images.shape
     torch.testing.assert_close(result[1, 2], images[1, 2] / images[1, 2].norm())
     assert each(lambda x: x + 1, images[0, 0]).ndim == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_spectrum_times_a_kernel_is_their_product_in_place_and_lets_gradients_through(dtype):
+    generator = torch.Generator().manual_seed(4)
+    images = torch.randn(2, 5, 6, 7, generator=generator, dtype=dtype, requires_grad=True)
+    kernel = torch.randn(5, 6, 4, generator=generator, dtype=dtype)
+    spectrum = rfftn(images.detach())
+    product = spectrum * kernel
+    assert times(spectrum, kernel) is spectrum
+    assert torch.equal(spectrum, product)
+    (slope,) = torch.autograd.grad(times(rfftn(images), kernel).abs().square().sum(), images)
+    (wanted,) = torch.autograd.grad((rfftn(images) * kernel).abs().square().sum(), images)
+    torch.testing.assert_close(slope, wanted)

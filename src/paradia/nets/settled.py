@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from paradia.fft import bounding_box
 from paradia.nets.unrolled import Estimate, centred
 from paradia.operators.dipole import Dipole
 from paradia.solvers.lsmr import lsmr
@@ -73,7 +74,7 @@ def settle(
     certain = torch.where(mask, deviation.reciprocal(), 0.0)
     moves = estimate.deviation * (trust**0.5 / MEAN**3)
     around = torch.where(mask, 0.0, torch.as_tensor(AROUND).to(field))
-    box = tuple(slice(int(at.min()), int(at.max()) + 1) for at in mask.nonzero().T)
+    box = bounding_box(mask)
 
     def spread(x: Tensor) -> Tensor:
         moved = around * x

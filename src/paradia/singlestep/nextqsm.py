@@ -122,18 +122,17 @@ def nextqsm(
         sharp = l1bayes(
             mended.value, window.mask, window.grid, torch.hypot(loud, mended.deviation), max_iter=START_ITERATIONS, tol=math.inf
         )
-        held, chi = problem(mended.value + fitted.rest, sharp, window.mask, loud, window.grid)
-        outside, strange = fitted.outside, mended.novelty
+        seen, chi, outside, strange = mended.value + fitted.rest, sharp, fitted.outside, mended.novelty
         for stage in range(stages):
+            held, chi = problem(seen, chi, window.mask, loud, window.grid)
             asked = propose(inversion, chi, held, last=stage == stages - 1)
             strange = max(strange, asked.novelty)
             sure = asked._replace(deviation=asked.deviation * inversion.calibration[0])
-            found = settle(sure, outside, field, wrong, window.mask, held.dipole, trust=trust, iterations=refine)
-            local = torch.where(window.mask, held.dipole(found.chi), 0.0)
-            outside = found.outside
-            held, chi = problem(local + found.rest, found.chi, window.mask, loud, window.grid)
+            chi, outside, rest = settle(sure, outside, field, wrong, window.mask, held.dipole, trust=trust, iterations=refine)
+            local = torch.where(window.mask, held.dipole(chi), 0.0)
+            seen = local + rest
         tell(strange, "nextqsm")
-        return found.chi, sure.deviation, local, mended.deviation, found.rest, field.new_tensor(strange)
+        return chi, sure.deviation, local, mended.deviation, rest, field.new_tensor(strange)
 
     *maps, strange = each_of(one, window.take(within(total_field, mask)).float())
     chi, chi_noise, local_field, local_noise, left = (window.put(image).to(total_field) for image in maps)
