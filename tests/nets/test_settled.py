@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from paradia.grid import Grid
-from paradia.nets.settled import AROUND, MEAN, neighbours, settle
-from paradia.nets.unrolled import Estimate
+from paradia.nets.features import spread
+from paradia.nets.settled import FEW, LEFT, MEAN, invert, neighbours, settle
+from paradia.nets.unet import UNet3d
+from paradia.nets.unrolled import FLOOR, Estimate, problem, propose
 from paradia.operators.dipole import Dipole
 
 GRID = Grid((9, 8, 10), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
@@ -39,7 +41,7 @@ def dense(operator):
 def test_it_ends_where_the_normal_equations_do(given):
     """The formula of the docstring with matrices, its means written as a matrix of their own."""
     estimate, outside, field, deviation, mask, dipole = given
-    found = settle(*given, trust=0.7, iterations=600)
+    found = settle(*given, around=0.4, trust=0.7, iterations=600)
     inside = mask.flatten().double()
     means = torch.ones(1, 1, dtype=torch.float64)
     for n in GRID.shape:
@@ -47,12 +49,15 @@ def test_it_ends_where_the_normal_equations_do(given):
         band += 0.25 * (torch.diag(torch.ones(n - 1, dtype=torch.float64), 1) + torch.diag(torch.ones(n - 1, dtype=torch.float64), -1))
         means = torch.kron(means, band)
     moves = torch.diag(0.7**0.5 * estimate.deviation.flatten().double() / MEAN**3) @ means @ torch.diag(inside)
-    spread = moves + AROUND * torch.diag(1 - inside)
+    spread = moves + 0.4 * torch.diag(1 - inside)
     d = dense(dipole)
-    certain = torch.diag(torch.where(inside > 0, 1 / deviation.flatten().double(), 0.0))
-    a = certain @ d @ spread
     both = (estimate.value + outside).flatten().double()
-    right = certain @ (field.flatten().double() - d @ both)
+    left = field.flatten().double() - d @ both
+    some = left[mask.flatten()]
+    size = 1.4826 * (some - some.median()).abs().median()
+    certain = torch.diag(torch.where(inside > 0, 1 / (deviation.flatten().double() ** 2 + size**2).sqrt(), 0.0))
+    a = certain @ d @ spread
+    right = certain @ left
     x = torch.linalg.solve(a.T @ a + torch.eye(a.shape[1], dtype=torch.float64), a.T @ right)
     both = both + spread @ x
     chi = torch.where(mask, both.reshape(GRID.shape), 0.0)
@@ -65,7 +70,7 @@ def test_it_ends_where_the_normal_equations_do(given):
 
 def test_without_iterations_it_only_reckons_what_is_left(given):
     estimate, outside, field, _, mask, dipole = given
-    found = settle(*given, trust=0.5, iterations=0)
+    found = settle(*given, around=0.5, trust=0.5, iterations=0)
     torch.testing.assert_close(found.outside, outside)
     torch.testing.assert_close(found.rest, (field - dipole(estimate.value + outside)) * mask)
     torch.testing.assert_close(found.chi[mask], (estimate.value - estimate.value[mask].mean())[mask])
@@ -74,19 +79,20 @@ def test_without_iterations_it_only_reckons_what_is_left(given):
 
 def test_without_trust_the_proposal_stays_and_the_sources_outside_give_way(given):
     estimate, outside, *_, mask, _ = given
-    found = settle(*given, trust=0.0, iterations=30)
+    found = settle(*given, around=0.5, trust=0.0, iterations=30)
     torch.testing.assert_close(found.chi[mask], (estimate.value - estimate.value[mask].mean())[mask])
     assert (found.outside - outside).norm() > 0.1 * outside.norm()
-    assert found.rest.norm() < settle(*given, trust=0.0, iterations=0).rest.norm()
+    assert found.rest.norm() < settle(*given, around=0.5, trust=0.0, iterations=0).rest.norm()
 
 
 def test_a_field_that_is_not_known_moves_nothing(given):
     estimate, outside, field, deviation, mask, dipole = given
     lost = torch.zeros_like(mask)
-    lost[4, 4, 4:6] = True
+    lost[4, 4:6, 4:7] = True  # more than the median of what is left would forgive
     unknown = torch.where(lost, torch.inf, deviation)
     one, other = (
-        settle(estimate, outside, torch.where(lost, wrong, field), unknown, mask, dipole, trust=0.5, iterations=20) for wrong in (0.0, 5.0)
+        settle(estimate, outside, torch.where(lost, wrong, field), unknown, mask, dipole, around=0.5, trust=0.5, iterations=20)
+        for wrong in (0.0, 5.0)
     )
     torch.testing.assert_close(one.chi, other.chi)
     torch.testing.assert_close(one.outside, other.outside)
@@ -99,3 +105,76 @@ def test_means_of_neighbours_are_their_own_adjoint_and_have_the_stated_size():
     assert flat[1:-1, 1:-1, 1:-1].unique().tolist() == [1.0]
     assert float(neighbours(x)[1:-1, 1:-1, 1:-1].std()) == pytest.approx(MEAN**3, rel=0.1)
     assert neighbours(torch.ones(1, 1, 3)).tolist() == [[[0.1875, 0.25, 0.1875]]]
+
+
+def test_what_a_background_removal_left_goes_to_sources_outside(given):
+    """A local field with the field of a source outside still in it: with nothing free outside, χ takes it all."""
+    estimate, _, _, deviation, mask, dipole = given
+    source = torch.zeros(GRID.shape)
+    source[0, 4, 5] = 2.0
+    field, nothing = dipole(estimate.value + source) * mask, torch.zeros(GRID.shape)
+    wrong = {}
+    for around in (0.0, 0.5):
+        found = settle(estimate, nothing, field, deviation, mask, dipole, around=around, trust=1.0, iterations=60)
+        wrong[around] = float((found.chi - estimate.value)[mask].std())
+        assert bool(found.outside.any()) == bool(around)
+    assert wrong[0.5] < 0.5 * wrong[0.0]
+
+
+def test_the_surer_the_network_the_less_moves(given):
+    """Neighbours move together, so only what lies two voxels inside a sure region is held still."""
+    estimate, outside, field, deviation, mask, dipole = given
+    sure = estimate._replace(deviation=estimate.deviation.clone())
+    sure.deviation[3] = 0
+    found = settle(sure, outside, field, deviation, mask, dipole, around=0.0, trust=0.5, iterations=30)
+    moved = found.chi - sure.value
+    assert moved[3][mask[3]].std() < 1e-6  # all together: the mean over the mask is taken away
+    assert moved[5][mask[5]].std() > 1e-4
+
+
+def test_more_trust_leaves_less_of_the_field(given):
+    left = [float(settle(*given, around=0.5, trust=trust, iterations=30).rest.norm()) for trust in (0.01, 0.1, 1.0)]
+    assert left[0] > left[1] > left[2]
+
+
+class Same(UNet3d):
+    """A network that leaves χ as it is, and counts how often it is asked."""
+
+    def __init__(self):
+        super().__init__(6, 2, (4,))
+        self.asked, self.calibration = 0, (1.5,)
+        self.eval().requires_grad_(False)
+
+    def forward(self, x):
+        self.asked += 1
+        return torch.stack([torch.zeros_like(x[:, 0]), torch.full_like(x[:, 0], -1.0)], 1)
+
+
+@pytest.mark.parametrize("refine", [0, 7])
+def test_stages_ask_the_network_and_the_field_in_turn(given, refine):
+    estimate, _, field, deviation, mask, dipole = given
+    held, start = problem(field, estimate.value, mask, deviation, GRID)
+    net = Same()
+    wrong, chi = torch.hypot(held.noise, torch.tensor(FLOOR)), start
+    for last, iterations in ((False, refine // FEW), (True, refine)):
+        asked = propose(net, chi, held, last=last)
+        sure = asked._replace(deviation=1.5 * asked.deviation)
+        chi = settle(sure, torch.zeros_like(chi), held.field, wrong, mask, dipole, around=LEFT, trust=0.3, iterations=iterations).chi
+    net.asked = 0
+    found = invert(net, start, held, stages=2, trust=0.3, refine=refine)
+    torch.testing.assert_close(found.value, chi)
+    torch.testing.assert_close(found.deviation, sure.deviation)
+    assert net.asked == 3  # in the last stage of the mirror image too
+    assert torch.allclose(found.value, start, atol=1e-6) != bool(refine)
+
+
+def test_a_field_is_known_no_better_than_it_is_explained(given):
+    """However small its noise is said to be."""
+    estimate, outside, field, _, mask, dipole = given
+
+    def chi(noise, around, trust):
+        return settle(estimate, outside, field, noise * mask, mask, dipole, around=around, trust=trust, iterations=20).chi
+
+    torch.testing.assert_close(chi(1e-5, 0.5, 0.5), chi(1e-8, 0.5, 0.5))
+    size = spread(field - dipole(estimate.value + outside), mask)
+    torch.testing.assert_close(chi(3**0.5 * size, 1.0, 2.0), chi(1e-8, 0.5, 0.5))  # all deviations doubled

@@ -13,8 +13,9 @@ from paradia.grid import Grid
 from paradia.inversion.l1bayes import l1bayes
 from paradia.nets.checks import LOCAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
+from paradia.nets.settled import TRUST, invert
 from paradia.nets.store import network
-from paradia.nets.unrolled import ITERATIONS, START_ITERATIONS, TRUST, invert, problem, unexplained
+from paradia.nets.unrolled import START_ITERATIONS, problem, unexplained
 from paradia.sources.doubt import believed
 from paradia.sources.inside import within
 from paradia.sources.split import MARGIN
@@ -33,18 +34,20 @@ def varnet(
     *,
     stages: int = 1,
     trust: float = TRUST,
-    refine: int = ITERATIONS,
+    refine: int = 25,
     callback: Callback | None = None,
 ) -> LearnedChi:
     r"""Begin with few edges; a trained network proposes, then the field corrects it where it can tell better.
 
     The start is that of `l1bayes`, shorter. In each stage the network sees χ, the field and what χ does not explain of it, and proposes a
-    better χ with a standard deviation :math:`\tau` for each voxel. Then the field has its say:
+    better χ, z, with a standard deviation :math:`\tau` for each voxel. Then the field has its say:
 
-    .. math:: \arg\min_\chi\; t\,\|\sigma^{-1} M (f - D\chi)\|^2 + \|(\chi - z)/\tau\|^2
+    .. math:: \arg\min_{\chi, q}\; \|\sigma^{-1} M (f - D(\chi + q))\|^2 + \|(\chi - z)/\tau\|_t^2 + \|q/s\|^2
 
-    with the proposal z. The field counts inside the mask alone, weighed by its noise, and voxel size and direction of B0 enter through the
-    dipole D. The network was trained on simulated heads and on random shapes alone; nobody's scan is in its weights.
+    with a norm in which errors of the proposal go together, and sources q outside the mask of about s = 0.03 ppm, which take up what a
+    background removal has left; `nets.settled` has it. The field counts inside the mask alone, weighed by its noise and by how much of it
+    the proposal leaves, and voxel size and direction of B0 enter through the dipole D. The network was trained on simulated heads and on
+    random shapes alone; nobody's scan is in its weights.
 
     Parameters
     ----------
@@ -59,9 +62,9 @@ def varnet(
     stages
         How often the network is asked, at least once.
     trust
-        t of the formula, 0 or more: 1 if all errors of the field and of the proposal were white and known, 0 to leave all to the network.
+        t, 0 or more: share of what the network doubts that the field may move.
     refine
-        Iterations in which the field corrects the last proposal too; 0 leaves the last word to the network.
+        Iterations in which the field corrects the last proposal, and a third of them each before it; 0 leaves all to the network.
     callback
         Called as ``callback(iteration, relative_change)`` in the start.
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from paradia.fft import bounding_box
-from paradia.nets.unrolled import Estimate, centred
+from paradia.nets.features import spread
+from paradia.nets.unet import UNet3d
+from paradia.nets.unrolled import FLOOR, Estimate, Problem, centred, propose
 from paradia.operators.dipole import Dipole
 from paradia.solvers.lsmr import lsmr
 
@@ -16,10 +18,16 @@ TRUST = 0.5
 """How much of what the network doubts may move, as a share of its variance: its errors are not independent; chosen on simulated heads."""
 
 ITERATIONS = 40
-"""Of the descent: more help heads whose background is strong and take as long."""
+"""Of the descent from a total field: more help heads whose background is strong and take as long."""
+
+FEW = 3
+"""How many times fewer serve a proposal that the network will see again."""
 
 AROUND = 0.5
 """Standard deviation, ppm, of what is wrong with the sources outside: air is 9 ppm off, but the fit they come from has found it already."""
+
+LEFT = 0.03
+"""The same where a background removal has taken them away: what it has left of them."""
 
 MEAN = (0.25 + 2 * 0.0625) ** 0.5
 """Standard deviation of (1, 2, 1)/4 means of white noise of one, along each axis."""
@@ -37,15 +45,24 @@ class Settled(NamedTuple):
 
 
 def settle(
-    estimate: Estimate, outside: Tensor, field: Tensor, deviation: Tensor, mask: Tensor, dipole: Dipole, *, trust: float, iterations: int
+    estimate: Estimate,
+    outside: Tensor,
+    field: Tensor,
+    deviation: Tensor,
+    mask: Tensor,
+    dipole: Dipole,
+    *,
+    around: float,
+    trust: float,
+    iterations: int,
 ) -> Settled:
     r"""Move a proposal and the sources outside to where the total field can tell better.
 
     .. math:: \arg\min_{u, v}\; \|\sigma^{-1} M (f - D(z + \sqrt t\,\tau B u + q + s v))\|^2 + \|u\|^2 + \|v\|^2
 
     by a few steps of LSMR from zero, with the proposal z, its standard deviation τ, and the sources q found outside, which are off by s.
-    B means neighbours by (1, 2, 1)/4 along each axis, its variance kept: errors of a proposal go together. The local field never
-    enters: how the field is shared between both sides is settled anew.
+    B means neighbours by (1, 2, 1)/4 along each axis, its variance kept: errors of a proposal go together. A field is known no better
+    than proposals explain it: σ is the field's own deviation and the robust one of :math:`f - D(z + q)`, together.
 
     Parameters
     ----------
@@ -54,13 +71,15 @@ def settle(
     outside
         q, ppm, zero in the mask.
     field
-        f, total field in the window, ppm.
+        f in the window, ppm.
     deviation
-        σ, ppm, positive in the mask; infinite where the field is unknown.
+        Of the field, ppm, positive in the mask; infinite where it is unknown.
     mask
         M.
     dipole
         D, of the window.
+    around
+        s, ppm.
     trust
         t.
     iterations
@@ -71,34 +90,70 @@ def settle(
     Settled
         Both kinds of sources and what they leave.
     """
-    certain = torch.where(mask, deviation.reciprocal(), 0.0)
+    both = estimate.value + outside
+    left = field - dipole(both)
+    size = spread(left, mask & deviation.isfinite())
+    certain = torch.where(mask, torch.hypot(deviation, size).reciprocal(), 0.0)
     moves = estimate.deviation * (trust**0.5 / MEAN**3)
-    around = torch.where(mask, 0.0, torch.as_tensor(AROUND).to(field))
+    free = torch.where(mask, 0.0, torch.as_tensor(around).to(field))
     box = bounding_box(mask)
 
-    def spread(x: Tensor) -> Tensor:
-        moved = around * x
+    def moved_by(x: Tensor) -> Tensor:
+        moved = free * x
         moved[box] += moves[box] * neighbours(x[box] * mask[box])
         return moved
 
     def gathered(x: Tensor) -> Tensor:
-        found = around * x
+        found = free * x
         found[box] += neighbours(moves[box] * x[box]) * mask[box]
         return found
 
-    both = estimate.value + outside
     if iterations:
         solution = lsmr(
-            lambda x: dipole(spread(x)).mul_(certain),
+            lambda x: dipole(moved_by(x)).mul_(certain),
             lambda x: gathered(dipole(certain * x)),
-            certain * (field - dipole(both)),
+            certain * left,
             damp=1.0,
             max_iter=iterations,
             tol=1e-6,
         )
-        both = both + spread(solution.x)
+        both = both + moved_by(solution.x)
     rest = torch.where(mask, field - dipole(both), 0.0)
     return Settled(centred(both, mask), torch.where(mask, 0.0, both), rest)
+
+
+def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float, refine: int) -> Estimate:
+    """Alternate: the network proposes, the local field settles it, `stages` times.
+
+    Parameters
+    ----------
+    net
+        See `unrolled.propose`.
+    chi
+        Start, ppm, mean zero in the mask.
+    held
+        The problem.
+    stages
+        How often the network is asked.
+    trust
+        See `settle`.
+    refine
+        Iterations in which the field settles the last proposal; `FEW` times fewer those before it, and none leaves all to the network.
+
+    Returns
+    -------
+    Estimate
+        χ, its standard deviation, and how strange the start looked. Memory does not grow with the stages.
+    """
+    nothing, wrong = torch.zeros_like(chi), torch.hypot(held.noise, torch.full_like(held.noise, FLOOR))
+    strange = 0.0
+    for left in reversed(range(stages)):
+        asked = propose(net, chi, held, last=not left)
+        strange = max(strange, asked.novelty)
+        sure = asked._replace(deviation=asked.deviation * net.calibration[0])
+        steps = refine // FEW if left else refine
+        chi = settle(sure, nothing, held.field, wrong, held.mask, held.dipole, around=LEFT, trust=trust, iterations=steps).chi
+    return sure._replace(value=chi, novelty=strange)
 
 
 def neighbours(x: Tensor) -> Tensor:

@@ -14,13 +14,6 @@ from paradia.nets.features import FIELD, background_channels, gain, inversion_ch
 from paradia.nets.unet import UNet3d
 from paradia.nets.windows import apply, ask
 from paradia.operators.dipole import Dipole
-from paradia.solvers.cg import cg
-
-TRUST = 0.1
-"""Weight of the field in the data steps: less than one, since its errors are neither white nor all known; chosen on validation volumes."""
-
-ITERATIONS = 8
-"""Of conjugate gradients in a data step: more do not change what the network sees."""
 
 START_ITERATIONS = 7
 """Of the `l1bayes` that networks begin with, in each round: in training and after."""
@@ -121,73 +114,6 @@ def propose(net: UNet3d, chi: Tensor, held: Problem, *, last: bool = True) -> Es
     unit = held.scale * gain(chi / held.scale)
     deviation = unit * answer[1].clamp(-6, 3).exp() * held.mask
     return Estimate(centred(chi + unit * answer[0], held.mask), deviation, novelty(net, channels, held.mask))
-
-
-def consult(estimate: Estimate, held: Problem, trust: float, iterations: int = ITERATIONS) -> Tensor:
-    r"""Let the field correct a proposal where it can tell better.
-
-    .. math:: \arg\min_\chi\; t\,\|\sigma^{-1} M (f - D\chi)\|^2 + \|(\chi - z)/\tau\|^2
-
-    by a few conjugate gradients from the proposal z, with its standard deviation τ and the field's σ.
-
-    Parameters
-    ----------
-    estimate
-        z and τ.
-    held
-        Field f, mask M and noise.
-    trust
-        t: one if both sets of errors were white and known.
-    iterations
-        Of conjugate gradients.
-
-    Returns
-    -------
-    Tensor
-        χ, ppm, mean zero in the mask.
-    """
-    weight = torch.where(held.mask, trust / (held.noise.square() + FLOOR**2), 0.0)
-    size = estimate.deviation
-
-    def normal(u: Tensor) -> Tensor:
-        return u + size * held.dipole(weight * held.dipole(size * u))
-
-    right = size * held.dipole(weight * (held.field - held.dipole(estimate.value)))
-    change = cg(normal, right, max_iter=iterations, tol=1e-3).x
-    return centred(estimate.value + size * change, held.mask)
-
-
-def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float, refine: int = 0) -> Estimate:
-    """Alternate: the network proposes, the field decides, `stages` times, and the network has the last word.
-
-    The deviation is multiplied by the network's calibration, which was found on held-out volumes.
-
-    Parameters
-    ----------
-    net
-        See `propose`.
-    chi
-        Start, ppm, mean zero in the mask.
-    held
-        The problem.
-    stages
-        How often the network is asked.
-    trust
-        See `consult`.
-    refine
-        Conjugate gradients of a data step after the last proposal; none leaves the last word to the network.
-
-    Returns
-    -------
-    Estimate
-        χ, its standard deviation, and how strange the start looked. Memory does not grow with the stages.
-    """
-    estimate = propose(net, chi, held, last=stages == 1)
-    strange = estimate.novelty
-    for left in reversed(range(stages - 1)):
-        estimate = propose(net, consult(estimate, held, trust), held, last=not left)
-    chi = consult(estimate, held, trust, refine) if refine else estimate.value
-    return Estimate(chi, estimate.deviation * net.calibration[0], strange)
 
 
 def unexplained(chi: Tensor, field: Tensor, mask: Tensor, dipole: Dipole) -> Tensor:

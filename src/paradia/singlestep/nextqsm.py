@@ -12,7 +12,7 @@ from paradia.fft import Window, each_of
 from paradia.grid import Grid
 from paradia.nets.checks import TOTAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
-from paradia.nets.settled import ITERATIONS, TRUST, settle
+from paradia.nets.settled import AROUND, FEW, ITERATIONS, TRUST, settle
 from paradia.nets.store import network
 from paradia.nets.unrolled import START_ITERATIONS, clear, problem, propose
 from paradia.registry import load
@@ -67,7 +67,7 @@ def nextqsm(
     trust
         t, 0 or more: share of what the network doubts that the field may move.
     refine
-        Iterations in which the field corrects each proposal; 0 leaves all to the networks.
+        Iterations in which the field corrects the last proposal, and a third of them each before it; 0 leaves all to the networks.
     start
         Most iterations of the quadratic fit.
     rounds
@@ -123,12 +123,13 @@ def nextqsm(
             mended.value, window.mask, window.grid, torch.hypot(loud, mended.deviation), max_iter=START_ITERATIONS, tol=math.inf
         )
         seen, chi, outside, strange = mended.value + fitted.rest, sharp, fitted.outside, mended.novelty
-        for stage in range(stages):
+        for left in reversed(range(stages)):
             held, chi = problem(seen, chi, window.mask, loud, window.grid)
-            asked = propose(inversion, chi, held, last=stage == stages - 1)
+            asked = propose(inversion, chi, held, last=not left)
             strange = max(strange, asked.novelty)
             sure = asked._replace(deviation=asked.deviation * inversion.calibration[0])
-            chi, outside, rest = settle(sure, outside, field, wrong, window.mask, held.dipole, trust=trust, iterations=refine)
+            steps = refine // FEW if left else refine
+            chi, outside, rest = settle(sure, outside, field, wrong, window.mask, held.dipole, around=AROUND, trust=trust, iterations=steps)
             local = torch.where(window.mask, held.dipole(chi), 0.0)
             seen = local + rest
         tell(strange, "nextqsm")
