@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paradia.errors import GeometryError, MaskError
-from paradia.fft import Window, bounding_box, crop, each, fast_shape, fast_size, half_mean, irfftn, pad, rfftn, times
+from paradia.fft import Window, bounding_box, crop, each, fast_shape, fast_size, half_mean, irfftn, length, pad, rfftn, times
 from paradia.grid import Grid
 
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
@@ -106,14 +106,21 @@ def test_each_volume_is_on_its_own(generator):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_spectrum_times_a_kernel_is_their_product_in_place_and_lets_gradients_through(dtype):
+def test_a_spectrum_times_a_kernel_is_their_product_and_lets_gradients_through(dtype):
     generator = torch.Generator().manual_seed(4)
     images = torch.randn(2, 5, 6, 7, generator=generator, dtype=dtype, requires_grad=True)
     kernel = torch.randn(5, 6, 4, generator=generator, dtype=dtype)
     spectrum = rfftn(images.detach())
-    product = spectrum * kernel
-    assert times(spectrum, kernel) is spectrum
-    assert torch.equal(spectrum, product)
+    before = spectrum.clone()
+    assert torch.equal(times(spectrum, kernel), spectrum * kernel)
+    assert torch.equal(spectrum, before)
     (slope,) = torch.autograd.grad(times(rfftn(images), kernel).abs().square().sum(), images)
     (wanted,) = torch.autograd.grad((rfftn(images) * kernel).abs().square().sum(), images)
     torch.testing.assert_close(slope, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64, torch.complex128])
+def test_the_length_of_numbers_is_that_of_their_parts(dtype):
+    x = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(4), dtype=dtype)
+    assert length(x) == pytest.approx(float(torch.linalg.vector_norm(x)))
+    assert length(x[..., 1]) == pytest.approx(float(torch.linalg.vector_norm(x[..., 1])))  # with gaps between them

@@ -31,12 +31,20 @@ def irfftn(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def times(spectrum: Tensor, kernel: Tensor) -> Tensor:
-    """Multiply a spectrum by a real kernel, in place.
+    """Return the product of a spectrum and a real kernel of its shape.
 
-    The product of complex and real tensors makes a complex copy of the real one first, which takes longer than the product.
+    ``spectrum * kernel`` makes a complex copy of the kernel first and takes several times as long; `mul_` does not.
     """
-    torch.view_as_real(spectrum).mul_(kernel.unsqueeze(-1))
-    return spectrum
+    return spectrum.clone().mul_(kernel)
+
+
+def length(x: Tensor) -> float:
+    """Return the Euclidean length of a real or complex tensor.
+
+    That of complex numbers is reckoned from their parts: `torch.linalg.vector_norm` takes fifty times as long over the numbers themselves.
+    """
+    x = x.detach()
+    return float(torch.linalg.vector_norm(torch.view_as_real(x) if x.is_complex() else x))
 
 
 def to_kspace(images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from paradia.background._spheres import least_radius
 from paradia.errors import InputError, MaskError
-from paradia.fft import Window, irfftn, rfftn
+from paradia.fft import Window, irfftn, rfftn, times
 from paradia.grid import Grid
 from paradia.operators.smv import even_spectrum, reach, sphere
 from paradia.sources.inside import check_numbers, within
@@ -97,7 +97,7 @@ def vsharp(
             break
         kept = fits if largest is None else kept
         largest = even_spectrum(ball, window.grid).to(field)
-        high_pass = torch.where(fits, field - irfftn(spectrum * largest, shape), high_pass)
+        high_pass = torch.where(fits, field - irfftn(times(spectrum, largest), shape), high_pass)
     if largest is None:
         raise MaskError(f"no sphere of radius {radius_min} mm fits into the mask. Give a larger mask or a smaller radius_min.")
 

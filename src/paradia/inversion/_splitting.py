@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from paradia.fft import Window, each, irfftn, rfftn
+from paradia.fft import Window, each, irfftn, length, rfftn, times
 from paradia.grid import Grid
 from paradia.inversion._inputs import framed
 from paradia.inversion._variation import MARGIN, Variation
@@ -148,7 +148,7 @@ class Data:
 
     def __call__(self, chi: Tensor) -> Tensor:
         """Move the dual to a χ and return the pull on the next."""
-        target = irfftn(self.frame.dipole * chi, self.field.shape).sub_(self.field)
+        target = irfftn(times(chi, self.frame.dipole), self.field.shape).sub_(self.field)
         if self.look is not None:
             self.look(target)
         target.add_(self.dual)
@@ -197,14 +197,14 @@ def split(
 
 def change(now: Tensor, before: Tensor) -> float:
     """Return the relative change of a χ from its half spectra, the same whichever axis was halved."""
-    moved, size = (float(_power(v.detach())) for v in (now - before, now))
+    moved, size = (_power(v) for v in (now - before, now))
     return math.sqrt(moved / size) if size else math.sqrt(moved)
 
 
-def _power(spectrum: Tensor) -> Tensor:
+def _power(spectrum: Tensor) -> float:
     """Return the sum of squares over the whole spectrum; the windows' sides are even."""
-    whole, first, last = (torch.linalg.vector_norm(s).double().square() for s in (spectrum, spectrum[..., 0], spectrum[..., -1]))
-    return (2 * whole - first - last).clamp_min(0)
+    whole, first, last = (length(part) ** 2 for part in (spectrum, spectrum[..., 0], spectrum[..., -1]))
+    return max(2 * whole - first - last, 0.0)
 
 
 def quadratic(weights: Tensor, coupling: float) -> Force:

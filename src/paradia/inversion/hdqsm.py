@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from paradia.fft import irfftn
+from paradia.fft import irfftn, times
 from paradia.grid import Grid
 from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, absolute, quadratic, smooth, split
@@ -93,7 +93,7 @@ def hdqsm(
         data = Data(frame, field, absolute(frame.weights, coupling), coupling)
         term = smooth(frame, variation.step, rho)
         first = split(frame, data, term, rho, frame.zero(field), max_iter=FIRST_STEP, tol=0.0, callback=None).x
-        wrong = irfftn(frame.dipole * first.detach(), field.shape).sub_(field.detach()).abs_().mul_(frame.weights > 0)
+        wrong = irfftn(times(first.detach(), frame.dipole), field.shape).sub_(field.detach()).abs_().mul_(frame.weights > 0)
         trust = 1 - wrong / wrong.max().clamp_min(1e-3 * scale.noise)
         coupling, rho = COUPLINGS[1], weight * scale.penalty / slope
         data = Data(frame, field, quadratic((trust * frame.weights).square(), coupling), coupling)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from paradia.errors import InputError
-from paradia.fft import Window, each, irfftn, rfftn
+from paradia.fft import Window, each, irfftn, rfftn, times
 from paradia.grid import Grid
 from paradia.inversion._inputs import check_positive, check_reach, checked_echoes, framed
 from paradia.inversion._region import region
@@ -178,7 +178,7 @@ class _Splitting:
 
     def _data(self, chi: Tensor) -> Tensor:
         dual = self.data_dual
-        dual.add_(irfftn(self.dipole * chi, dual.shape))
+        dual.add_(irfftn(times(chi, self.dipole), dual.shape))
         split = torch.add(self.weighted, dual, alpha=COUPLING).div_(self.total)
         dual.sub_(split)
         return rfftn(split.sub_(dual)).mul_(self.dipole).mul_(COUPLING)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from paradia.fft import irfftn, rfftn
+from paradia.fft import irfftn, rfftn, times
 from paradia.grid import Grid
 from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Frame, change, phase_quadratic, smooth
@@ -121,7 +121,7 @@ def _data(frame: Frame, field: Tensor, force: Callable[[Tensor], Tensor]) -> Cal
         target = irfftn(torch.addcmul(both[1], frame.dipole, both[0]), field.shape).sub_(field).add_(dual)
         dual = force(target)
         pull = rfftn(target.sub_(dual, alpha=2).add_(field)).mul_(COUPLING)
-        return torch.stack([pull * frame.dipole, pull])
+        return torch.stack([times(pull, frame.dipole), pull])
 
     return term
 
@@ -133,7 +133,7 @@ def _harmonic(frame: Frame, field: Tensor, beta: float, curving: float) -> Calla
 
     def term(h: Tensor) -> Tensor:
         nonlocal dual
-        target = irfftn(h * frame.stencil, field.shape).add_(dual)
+        target = irfftn(times(h, frame.stencil), field.shape).add_(dual)
         dual = target * share
         return rfftn(target.sub_(dual, alpha=2)).mul_(frame.stencil).mul_(curving)
 
@@ -150,6 +150,8 @@ def _solve(frame: Frame, rho: float, curving: float) -> Callable[[Tensor], Tenso
     own[0, 0, 0] = 1 / COUPLING
 
     def solve(pull: Tensor) -> Tensor:
-        return torch.stack([other * pull[0] - cross * pull[1], own * pull[1] - cross * pull[0]])
+        return torch.stack(
+            [times(pull[0], other).addcmul_(cross, pull[1], value=-1), times(pull[1], own).addcmul_(cross, pull[0], value=-1)]
+        )
 
     return solve

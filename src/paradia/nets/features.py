@@ -79,7 +79,7 @@ def inversion_channels(
     left = (field - dipole(chi)) * mask
     both = rfftn(torch.stack([field, left]))
     kernel = dipole.kernel.to(field)
-    divided = irfftn(both * kernel / (kernel.square() + DAMPING), field.shape)
+    divided = irfftn(both.mul_(kernel / (kernel.square() + DAMPING)), field.shape)
     rows = [chi, divided[0], FIELD * field, FIELD * RESIDUAL * left, RESIDUAL * divided[1]]
     seen = squash(torch.stack(rows) / scale) * mask
     loud = loudness(FIELD * noise, scale, mask)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from paradia.errors import GeometryError
-from paradia.fft import crop, fast_shape, irfftn, pad, rfftn, times
+from paradia.fft import crop, fast_shape, irfftn, pad, rfftn
 from paradia.grid import Grid
 from paradia.operators._base import SymmetricOperator
 from paradia.types import Image
@@ -64,7 +64,7 @@ class Convolution(SymmetricOperator):
         """Convolve."""
         if tuple(x.shape[-3:]) != self.grid.shape:
             raise GeometryError(f"the operator is for images of shape {self.grid.shape}, got {tuple(x.shape)}. Give one grid to both.")
-        return crop(irfftn(times(rfftn(pad(x, self.padded.shape)), self.kernel), self.padded.shape), self.grid.shape)
+        return crop(irfftn(rfftn(pad(x, self.padded.shape)).mul_(self.kernel), self.padded.shape), self.grid.shape)
 
     def extra_repr(self) -> str:
         return f"{self.grid}, transformed at {self.padded.shape}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paradia.fft import Window, irfftn, rfftn
+from paradia.fft import Window, irfftn, length, rfftn, times
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
@@ -180,7 +180,7 @@ def joint(
     iteration, relative = 0, math.inf
     while relative > tol and iteration < max_iter:
         iteration += 1
-        made = irfftn(difference * dipole, shape)
+        made = irfftn(times(difference, dipole), shape)
         field = torch.add(frame.field, frame.even, alpha=float((heavy * (made - frame.field)).sum()))
         target = made.sub_(field).add_(dual)
         dual = target * shrink
@@ -208,6 +208,6 @@ def joint(
 
 def _change(now: Pair, before: Pair) -> float:
     """Return the relative change of a pair."""
-    moved = math.hypot(*(float(torch.linalg.vector_norm(a - b)) for a, b in zip(now, before, strict=True)))
-    size = math.hypot(*(float(torch.linalg.vector_norm(a)) for a in now))
+    moved = math.hypot(*(length(a - b) for a, b in zip(now, before, strict=True)))
+    size = math.hypot(*map(length, now))
     return moved / size if size else moved

@@ -101,7 +101,7 @@ def damped(field: Tensor, mask: Tensor, grid: Grid, damping: float = 0.02) -> Te
     """Divide by the dipole, damped, on a field of view half as wide again: a start that costs two transforms."""
     shape = fast_shape(grid.shape, [n // 4 for n in grid.shape])
     kernel = Dipole(grid.with_shape(shape)).to(field).kernel
-    spectrum = rfftn(pad(field, shape)) * (kernel / (kernel.square() + damping))
+    spectrum = rfftn(pad(field, shape)).mul_(kernel / (kernel.square() + damping))
     x, y, z = grid.shape
     return irfftn(spectrum, shape)[:x, :y, :z] * mask
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
+from paradia.fft import length
 from paradia.solvers._solution import Solution
 from paradia.types import Callback
 
@@ -69,5 +69,5 @@ def admm(
 
 def relative_change(now: Tensor, before: Tensor) -> float:
     r"""Return :math:`\|a - b\| / \|a\|`, zero when both are zero."""
-    change, size = (float(torch.linalg.vector_norm(v.detach())) for v in (now - before, now))
+    change, size = length(now - before), length(now)
     return change / size if size else change

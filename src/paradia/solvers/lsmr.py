@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from paradia.fft import length
 from paradia.solvers._solution import Solution
 from paradia.types import Callback
 
@@ -88,5 +89,5 @@ def lsmr(
 
 
 def _unit(vector: Tensor) -> tuple[Tensor, float]:
-    length = float(torch.linalg.vector_norm(vector.detach()))
-    return (vector / length if length else vector), length
+    size = length(vector)
+    return (vector / size if size else vector), size

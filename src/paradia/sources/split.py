@@ -16,7 +16,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from paradia.errors import InputError
-from paradia.fft import Window, irfftn, rfftn
+from paradia.fft import Window, irfftn, length, rfftn, times
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
@@ -119,7 +119,7 @@ class Split:
             force = slopes.step(chi).mul_(RHO).sub_(held, alpha=HOLD)
             held.add_(chi).mul_(hold)
             step = rfftn(force.add_(held, alpha=2 * HOLD))
-            step.addcmul_(rfftn(pull(irfftn(dipole * spectrum, shape))), dipole, value=COUPLING)
+            step.addcmul_(rfftn(pull(irfftn(times(spectrum, dipole), shape))), dipole, value=COUPLING)
             spectrum = spectrum - step.mul_(metric)
             before, chi = chi, irfftn(spectrum, shape)
             relative = _change(chi, before, self.mask)
@@ -190,10 +190,10 @@ def structured(split: Split, window: Window, field: Tensor, weight: float, effor
 
 def _change(now: Tensor, before: Tensor, mask: Tensor) -> float:
     """Return the change inside the mask, relative to what is there; its mean, which no field tells, left out."""
-    change, size = (v[mask].detach() for v in (now - before, now))
-    size = size - size.mean()
-    whole = float(torch.linalg.vector_norm(size))
-    return float(torch.linalg.vector_norm(change)) / whole if whole else 0.0
+    now, before = now.detach(), before.detach()
+    mean = (now * mask).sum() / mask.sum()
+    whole = length((now - mean).mul_(mask))
+    return length((now - before).mul_(mask)) / whole if whole else 0.0
 
 
 def _data(weights: Tensor, field: Tensor, dual: Tensor) -> Callable[[Tensor], Tensor]:

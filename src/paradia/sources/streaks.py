@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from paradia.fft import Window, half_counts, irfftn, rfftn
+from paradia.fft import Window, half_counts, irfftn, rfftn, times
 from paradia.operators.gradient import Gradient
 from paradia.solvers._solution import Solution
 from paradia.solvers.lsmr import lsmr
@@ -60,14 +60,14 @@ def streaks(
     scale = half_counts(chi.shape[-1]).to(chi).sqrt() / math.sqrt(chi.numel())  # the norm of the half is that of the image
     up, down = cone / scale, cone * scale
     solution = lsmr(
-        lambda spectrum: gradient(irfftn(spectrum * up, chi.shape)).mul_(flat),
+        lambda spectrum: gradient(irfftn(times(spectrum, up), chi.shape)).mul_(flat),
         lambda slopes: rfftn(gradient.adjoint(flat * slopes)).mul_(down),
         gradient(chi).mul_(flat),
         max_iter=max_iter,
         tol=tol,
         callback=callback,
     )
-    return solution._replace(x=irfftn(solution.x * up, chi.shape))
+    return solution._replace(x=irfftn(times(solution.x, up), chi.shape))
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:
