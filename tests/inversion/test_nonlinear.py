@@ -84,6 +84,8 @@ class Terms:
         self.grid, self.field, self.scale, self.hair = end.frame.window.grid, end.field, end.scale, 1e-7
         self.weights, self.dipole = end.frame.weights.double(), end.frame.dipole.double()
         self.side = self.grid.voxel_volume ** (1 / 3)
+        mask = end.frame.window.mask
+        self.priced = torch.stack([mask == torch.roll(mask, -1, axis) for axis in range(3)]).double()
         self.price = knobs["weight"] * self.side * self.scale.noise**1.5 / self.scale.field**0.5
         self.dear = knobs["weight"] * self.side * (self.scale.noise / self.scale.field) ** 0.25
 
@@ -102,8 +104,8 @@ class Terms:
     def slopes(self, chi):
         return Gradient(self.grid, periodic=True)(chi)
 
-    def variation(self, chi, share=1.0):
-        return (share * (self.slopes(chi).square() + self.hair**2).sqrt()).sum()
+    def variation(self, chi, share=None):
+        return ((self.priced if share is None else share) * (self.slopes(chi).square() + self.hair**2).sqrt()).sum()
 
 
 class Ended:
@@ -166,7 +168,7 @@ def value_of(name, monkeypatch):
         before = Ended(name, monkeypatch, *data, max_iter=23, tol=1e-6).found[-1]
         edge = knobs["edge"] * t.scale.field / t.side
         share = edge / (t.slopes(before).square().sum(0).sqrt() + edge)
-        return t, lambda x: t.squares(misfit(x), weights) + t.price * t.variation(x, share), ours
+        return t, lambda x: t.squares(misfit(x), weights) + t.price * t.variation(x, share * t.priced), ours
     if name == "hdqsm":
         wrong = misfit(end.found[0]).abs() * (weights > 0)
         trust = 1 - wrong / wrong.max()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -22,6 +22,7 @@ from paradia.solvers._solution import Solution
 from paradia.solvers.admm import admm
 from paradia.sources.cone import level
 from paradia.sources.inside import within
+from paradia.sources.slopes import spared
 from paradia.types import Callback, Image, Mask, Volume
 
 SLOPE = 0.8
@@ -79,6 +80,8 @@ class Frame:
     noise: float
     """Median of the noise map, ppm; zero without one."""
     scan: Scan | None
+    priced: list[Tensor]
+    """Along each axis, where a slope to the next voxel costs: not across the mask's border."""
 
     @classmethod
     def around(
@@ -89,7 +92,7 @@ class Frame:
         weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights
         kernels = (operator(window.grid).to(local_field).kernel for operator in (Dipole, Laplacian))
         median = 0.0 if noise is None else float(noise[mask].median())
-        return cls(window, weights, next(kernels), -next(kernels), median, scan)
+        return cls(window, weights, next(kernels), -next(kernels), median, scan, spared(window.mask, window.grid, None, 0.0))
 
     def scale(self, field: Tensor) -> Scale:
         """Measure a field."""
@@ -119,9 +122,9 @@ class Frame:
         """Return the spectrum of nothing."""
         return torch.zeros_like(self.dipole, dtype=field.dtype.to_complex())
 
-    def variation(self, field: Tensor, limit: float) -> Variation:
-        """Return the variation's term; ``limit`` is the slope its dual may make up for, ppm/mm."""
-        return Variation(self.window.grid, limit, field)
+    def variation(self, field: Tensor, limit: float, priced: Sequence[Tensor] | None = None) -> Variation:
+        """Return the variation's term; ``limit`` is the slope its dual may make up for, ppm/mm, where one is priced."""
+        return Variation(self.window.grid, [(limit * costs).to(field) for costs in priced or self.priced], field)
 
 
 class Data:

@@ -39,6 +39,7 @@ def hdqsm(
     w\,\Delta\sigma^{3/2}F^{-1/2}\|\nabla\chi\|_1`, both by ADMM. :math:`F` is the standard deviation of the field;
     :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the noise map says,
     whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges.
+    No slope across the mask's border counts: beyond it nobody knows χ.
 
     Parameters
     ----------

@@ -130,8 +130,7 @@ def medi(
         scale = frame.scale(field)
         slope = scale.slope
         rho = weight * scale.penalty / slope
-        variation = frame.variation(field, slope)
-        variation.limit = [(slope * price).to(field) for price in prices]
+        variation = frame.variation(field, slope, prices)
         data = Data(frame, field, phase_quadratic(frame.weights.square(), COUPLING, scale.phase), COUPLING)
         data.look = _outliers(data, scale.phase) if reweight else None
         even = None if fluid is None or not near else _even(fluid, csf, field, rho)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ def nltv(
     adding up their heights and so takes away the damping of the plain variation. :math:`F` is the standard deviation
     of the field; :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the noise map
     says, whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges.
+    No slope across the mask's border counts: beyond it nobody knows χ.
 
     Parameters
     ----------
@@ -96,14 +97,14 @@ def nltv(
         rho = weight * scale.penalty / slope
         variation = frame.variation(field, slope)
         data = Data(frame, field, quadratic(frame.weights.square(), COUPLING), COUPLING)
-        term = smooth(frame, variation.step, rho, _renewal(variation, slope, edge * scale.field / scale.voxel))
+        term = smooth(frame, variation.step, rho, _renewal(variation, frame.priced, slope, edge * scale.field / scale.voxel))
         solution = split(frame, data, term, rho, frame.zero(field), max_iter=max_iter, tol=tol, callback=callback)
         return solution.warn("nltv").x
 
     return frame.invert(invert, local_field)
 
 
-def _renewal(variation: Variation, limit: float, edge: float) -> Callable[[Tensor], None]:
+def _renewal(variation: Variation, priced: Sequence[Tensor], limit: float, edge: float) -> Callable[[Tensor], None]:
     """Return what renews the limits of a variation from the χ it is shown."""
     seen = 0
 
@@ -118,6 +119,6 @@ def _renewal(variation: Variation, limit: float, edge: float) -> Callable[[Tenso
             add_slope(slope, x.detach(), axis, 1 / size)
             length.addcmul_(slope, slope)
         limits = (limit * edge) / length.sqrt_().add_(edge)
-        variation.limit = [limits] * 3
+        variation.limit = [limits * costs for costs in priced]
 
     return look

@@ -43,6 +43,7 @@ def whqsm(
     + \frac{\beta}{2}\|\Delta^2 M\nabla^2 h\|^2` over χ and :math:`h` by ADMM; :math:`M` is the mask. :math:`F` is the
     standard deviation of the field; :math:`\sigma` that of its noise, as the field itself tells where χ cannot show
     or as the noise map says, whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges.
+    No slope across the mask's border counts: beyond it nobody knows χ.
 
     Parameters
     ----------
@@ -150,8 +151,7 @@ def _solve(frame: Frame, rho: float, curving: float) -> Callable[[Tensor], Tenso
     own[0, 0, 0] = 1 / COUPLING
 
     def solve(pull: Tensor) -> Tensor:
-        return torch.stack(
-            [times(pull[0], other).addcmul_(cross, pull[1], value=-1), times(pull[1], own).addcmul_(cross, pull[0], value=-1)]
-        )
+        chi, h = times(pull[0], other), times(pull[1], own)
+        return torch.stack([chi.addcmul_(cross, pull[1], value=-1), h.addcmul_(cross, pull[0], value=-1)])
 
     return solve
