@@ -56,10 +56,10 @@ def lsmr(
     ----------
     Fong DCL, Saunders M. SIAM J Sci Comput 2011;33:2950-2971. doi:10.1137/10079687X.
     """
-    u, beta = _unit(right)
-    v, alpha = _unit(adjoint(u))
+    u, beta = _unit(right.clone())
+    v, alpha = _unit(adjoint(u).clone())
     x = torch.zeros_like(v)
-    h, h_bar = v, torch.zeros_like(v)
+    h, h_bar = v.clone(), torch.zeros_like(v)
     alpha_bar, zeta_bar, start = alpha, alpha * beta, alpha * beta
     rho, rho_bar, c_bar, s_bar = 1.0, 1.0, 1.0, 0.0
     relative = 1.0 if start else 0.0
@@ -79,9 +79,9 @@ def lsmr(
         c_bar, s_bar = c_bar * rho / rho_bar, theta / rho_bar
         zeta, zeta_bar = c_bar * zeta_bar, -s_bar * zeta_bar
 
-        h_bar = torch.sub(h, h_bar, alpha=theta_bar * rho / (rho_before * rho_bar_before))
-        x = torch.add(x, h_bar, alpha=zeta / (rho * rho_bar))
-        h = torch.sub(v, h, alpha=theta / rho)
+        h_bar.mul_(-theta_bar * rho / (rho_before * rho_bar_before)).add_(h)
+        x.add_(h_bar, alpha=zeta / (rho * rho_bar))
+        h.mul_(-theta / rho).add_(v)
         relative = abs(zeta_bar) / start
         if callback is not None:
             callback(iteration, relative)
@@ -89,5 +89,6 @@ def lsmr(
 
 
 def _unit(vector: Tensor) -> tuple[Tensor, float]:
+    """Scale a vector to length one, in place."""
     size = length(vector)
-    return (vector / size if size else vector), size
+    return (vector.div_(size) if size else vector), size

@@ -8,9 +8,6 @@ from torch import Tensor
 from paradia.fft import Window
 from paradia.operators.gradient import Gradient
 
-SHARPNESS = 1.5
-"""How fast the price of a slope falls where the slopes are steep."""
-
 LEAST = 0.1
 """Least factor of the price, so that nothing is free."""
 
@@ -31,7 +28,8 @@ def expected(chi: Tensor, window: Window) -> Tensor:
     """
     slopes = Gradient(window.grid, periodic=True)(smooth(chi * window.mask)).abs_()
     usual = slopes[:, window.mask].mean().clamp_min(torch.finfo(chi.dtype).tiny)
-    factors = slopes.div_(usual).add_(1).pow_(-SHARPNESS)
+    steepness = slopes.div_(usual).add_(1)
+    factors = steepness.sqrt().mul_(steepness).reciprocal_()
     return factors.div_(factors[:, window.mask].mean()).clamp_min_(LEAST)
 
 
