@@ -1,3 +1,5 @@
+import os
+import platform
 import resource
 import subprocess
 import sys
@@ -117,3 +119,23 @@ def test_a_bug_is_not_dressed_up(command, monkeypatch):
     monkeypatch.setattr("paradia.cli.protocol.protocol_names", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command("protocol", "list")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is another")
+@pytest.mark.parametrize(("said", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "1000"}, False)])
+def test_memory_of_freed_volumes_is_kept_unless_the_user_says_otherwise(said, kept):
+    """Seen from outside: how much of 400 MB, asked for and freed, still belongs to the process."""
+    code = """
+import resource
+from paradia.cli import main
+main(["protocol", "list"])
+pages = lambda: int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+import torch
+before = pages()
+volume = torch.ones(100_000_000)
+del volume
+print(pages() - before)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | said
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert (int(done.stdout.split()[-1]) > 300e6) == kept

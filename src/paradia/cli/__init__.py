@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # Threads that wait idly: spinning ones stall every other program, and another run, on the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _keep_freed_volumes()
 
     from cyclopts import CycloptsError
 
@@ -48,6 +50,18 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         logger.removeHandler(spoken)
     return status if isinstance(status, int) else 0
+
+
+def _keep_freed_volumes() -> None:
+    """Let the C library use the memory of freed volumes again; to hand it back and fetch it anew takes a tenth of a run's time."""
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return  # somebody has said how it is to be
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # not glibc
+    for parameter in (-1, -3):  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+        mallopt(parameter, 2**30)
 
 
 def told_elsewhere(record: logging.LogRecord) -> bool:
