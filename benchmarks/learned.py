@@ -41,7 +41,7 @@ FEWEST = 30
 """Voxels of a nucleus that counts."""
 
 CLASSICAL = {
-    "inversion": ("tv", "medi", "hdqsm", "l1bayes"),
+    "inversion": ("tv", "nltv", "medi", "hdqsm", "l1bayes"),
     "background": ("pdf", "vsharp", "joint"),
     "pairs": ("vsharp+tv", "joint+l1bayes"),
     "singlestep": ("tgv", "joint"),
