@@ -1,4 +1,4 @@
-"""A proposal for the sources inside and those outside a mask, moved until together they explain the total field."""
+"""A proposal for the sources inside and those outside a mask, moved until together they explain a field."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Settled(NamedTuple):
     outside: Tensor
     """Outside, zero in the mask."""
     rest: Tensor
-    """What neither side explains of the total field, zero outside the mask."""
+    """What neither side explains of the field, zero outside the mask."""
 
 
 def settle(
@@ -56,7 +56,7 @@ def settle(
     trust: float,
     iterations: int,
 ) -> Settled:
-    r"""Move a proposal and the sources outside to where the total field can tell better.
+    r"""Move a proposal and the sources outside to where a field, total or local, can tell better.
 
     .. math:: \arg\min_{u, v}\; \|\sigma^{-1} M (f - D(z + \sqrt t\,\tau B u + q + s v))\|^2 + \|u\|^2 + \|v\|^2
 
@@ -123,7 +123,7 @@ def settle(
 
 
 def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float, refine: int) -> Estimate:
-    """Alternate: the network proposes, the local field settles it, `stages` times.
+    """Alternate: the network proposes, the local field settles it, as often as it has stages.
 
     Parameters
     ----------
@@ -147,11 +147,11 @@ def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float
     """
     nothing, wrong = torch.zeros_like(chi), torch.hypot(held.noise, torch.full_like(held.noise, FLOOR))
     strange = 0.0
-    for left in reversed(range(stages)):
-        asked = propose(net, chi, held, last=not left)
+    for more in reversed(range(stages)):
+        asked = propose(net, chi, held, last=not more)
         strange = max(strange, asked.novelty)
         sure = asked._replace(deviation=asked.deviation * net.calibration[0])
-        steps = refine // FEW if left else refine
+        steps = refine // FEW if more else refine
         chi = settle(sure, nothing, held.field, wrong, held.mask, held.dipole, around=LEFT, trust=trust, iterations=steps).chi
     return sure._replace(value=chi, novelty=strange)
 

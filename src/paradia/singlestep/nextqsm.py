@@ -123,12 +123,12 @@ def nextqsm(
             mended.value, window.mask, window.grid, torch.hypot(loud, mended.deviation), max_iter=START_ITERATIONS, tol=math.inf
         )
         seen, chi, outside, strange = mended.value + fitted.rest, sharp, fitted.outside, mended.novelty
-        for left in reversed(range(stages)):
+        for more in reversed(range(stages)):
             held, chi = problem(seen, chi, window.mask, loud, window.grid)
-            asked = propose(inversion, chi, held, last=not left)
+            asked = propose(inversion, chi, held, last=not more)
             strange = max(strange, asked.novelty)
             sure = asked._replace(deviation=asked.deviation * inversion.calibration[0])
-            steps = refine // FEW if left else refine
+            steps = refine // FEW if more else refine
             chi, outside, rest = settle(sure, outside, field, wrong, window.mask, held.dipole, around=AROUND, trust=trust, iterations=steps)
             local = torch.where(window.mask, held.dipole(chi), 0.0)
             seen = local + rest
