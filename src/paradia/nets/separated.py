@@ -57,7 +57,7 @@ class Separable(NamedTuple):
     mask: Tensor
     dipole: Dipole
     scale: Tensor
-    """`unrolled.unit_of` χ, or of what it came from, ppm, or what the rates say where that is flat."""
+    """`unrolled.unit_of` χ, ppm, or what the rates say where χ is flat."""
     dr_pos: float
     """Relaxivity of paramagnetic sources, Hz/ppm."""
     dr_neg: float
@@ -84,13 +84,12 @@ def separable(
     dipole: Dipole,
     dr: tuple[float, float],
     b0: float,
-    unit: Tensor | None = None,
 ) -> Separable:
-    """Collect what is known; see `Separable`. The unit of what the network sees is that of χ, where no other is given."""
+    """Collect what is known; see `Separable`."""
     zero = chi[mask].mean()
     chi = centred(chi, mask)
     whole = rate[mask].square().mean().sqrt() / (sum(dr) / 2)
-    scale = (unit_of(chi, mask) if unit is None else unit).maximum(LEAST * whole)
+    scale = unit_of(chi, mask).maximum(LEAST * whole)
     field, rate, rate_noise, noise = (torch.where(mask, image, 0.0) for image in (field, rate, rate_noise, noise))
     return Separable(field, chi, zero, rate, rate_noise, noise, mask, dipole, scale, *dr, b0)
 

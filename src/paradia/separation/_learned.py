@@ -16,7 +16,7 @@ from paradia.nets.checks import LOCAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
 from paradia.nets.separated import Pair, Separable, separable, separate, unmet
 from paradia.nets.store import network
-from paradia.nets.unrolled import START_ITERATIONS, problem, propose, unexplained
+from paradia.nets.unrolled import START_ITERATIONS, centred, unexplained
 from paradia.operators.dipole import Dipole
 from paradia.registry import load
 from paradia.scan import Scan, relaxivities
@@ -100,10 +100,10 @@ def learned(
         return LearnedSeparation(*nothing, like.new_zeros(()), band, band)
     local = window.take(field)
     known = None if noise is None else window.take(noise)
+    chi = window.take(_inside(given.chi, mask)) if given.chi is not None else _start(local, window, known, callback)
     loud = believed(local, window.mask, known)
-    chi, unit = (window.take(_inside(given.chi, mask)), None) if given.chi is not None else _start(local, window, loud, known, callback)
     rates = window.take(rate), window.take(rate_noise)
-    held = separable(local, chi, *rates, loud, window.mask, Dipole(window.grid).to(local), dr, given.scan.b0, unit)
+    held = separable(local, chi, *rates, loud, window.mask, Dipole(window.grid).to(local), dr, given.scan.b0)
 
     def ask(held: Separable) -> Pair:
         return separate(net, held, stages=asked.stages, trust=asked.trust, refine=asked.refine)
@@ -128,15 +128,11 @@ def _inside(image: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, image, 0.0).float()
 
 
-def _start(field: Tensor, window: Window, loud: Tensor, known: Tensor | None, callback: Callback | None) -> tuple[Tensor, Tensor]:
-    """Return the χ that the network of `varnet` proposes, and the unit of its own start, a short `l1bayes`, which is that of the training.
-
-    The field does not settle the proposal: it has its say later, together with the rate.
-    """
+def _start(field: Tensor, window: Window, noise: Tensor | None, callback: Callback | None) -> Tensor:
+    """Return the χ that the network was trained to begin with: that of `l1bayes`, shorter."""
     l1bayes = load("inversion", "l1bayes").function  # stages know no other by import
-    start = l1bayes(field, window.mask, window.grid, known, max_iter=START_ITERATIONS, tol=math.inf, callback=callback)
-    held, chi = problem(field, start, window.mask, loud, window.grid)
-    return propose(network("varnet", str(field.device)), chi, held).value, held.scale
+    chi: Tensor = l1bayes(field, window.mask, window.grid, noise, max_iter=START_ITERATIONS, tol=math.inf, callback=callback)
+    return centred(chi, window.mask)
 
 
 def _band(ask: Callable[[Separable], Pair], found: Pair, held: Separable, share: float) -> Tensor:

@@ -12,7 +12,7 @@ from paradia.types import Callback, LearnedSeparation, Mask, Volume
 
 CITE = "10.1002/hbm.70136"
 
-WEIGHTS = ("sepnet", "varnet")
+WEIGHTS = ("sepnet",)
 
 
 def sepnet_r2star(
@@ -56,8 +56,8 @@ def sepnet_r2star(
     noise
         Standard deviation of the field, ppm; judged from the field's own roughness without it. Where it is zero it is unknown.
     chi
-        Total susceptibility to begin with, ppm; both maps keep its mean, which no field tells. Without it, what the
-        network of `varnet` proposes, with a mean of zero.
+        Total susceptibility to begin with, ppm; both maps keep its mean, which no field tells. Without it, that of a short `l1bayes`, as
+        in the training, with a mean of zero.
     dr_pos
         Relaxivity Dr+ of paramagnetic sources, Hz/ppm. Without it 137 Hz/ppm times B0/3 T (Shin et al.; 114 where χ is a COSMOS map). It
         scales the result.
