@@ -30,7 +30,7 @@ BOUNDS = {  # |slope - 1|, correlation, |bias| in ppm: a little looser than what
     "fansi": (0.06, 0.99, 0.01),
     "nltv": (0.05, 0.99, 0.01),
     "hdqsm": (0.1, 0.985, 0.01),
-    "whqsm": (0.06, 0.985, 0.01),
+    "whqsm": (0.06, 0.99, 0.01),
     "medi": (0.06, 0.99, 0.01),
 }
 

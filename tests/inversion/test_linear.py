@@ -160,7 +160,6 @@ def test_ndi_gives_its_minimum_and_not_where_it_was_stopped(head):
     assert (ndi(field, *head[2:]) - long).norm() < 0.1 * long.norm()
 
 
-@pytest.mark.filterwarnings("ignore:ilsqr, streaks:paradia.errors.ConvergenceWarning")  # without a cone there is rounding alone to fit
 def test_ilsqr_takes_streaks_away(head):
     """Without a cone to look in it is damped least squares alone, and worse."""
     field = noisy(head, 0.001)

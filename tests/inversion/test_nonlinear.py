@@ -85,7 +85,8 @@ class Terms:
         self.weights, self.dipole = end.frame.weights.double(), end.frame.dipole.double()
         self.side = self.grid.voxel_volume ** (1 / 3)
         mask = end.frame.window.mask
-        self.priced = torch.stack([mask == torch.roll(mask, -1, axis) for axis in range(3)]).double()
+        beside = [mask == torch.roll(mask, -1, axis) for axis in range(3)]
+        self.priced = torch.stack(beside).double() if end.name != "whqsm" else torch.ones(3, *mask.shape).double()
         self.price = knobs["weight"] * self.side * self.scale.noise**1.5 / self.scale.field**0.5
         self.dear = knobs["weight"] * self.side * (self.scale.noise / self.scale.field) ** 0.25
 
@@ -112,7 +113,7 @@ class Ended:
     """What a method gave and what it knew, seen from outside: frame, field in the window and the iterates of its solver."""
 
     def __init__(self, name, monkeypatch, *data, **knobs):
-        self.starts, self.found = [], []
+        self.name, self.starts, self.found = name, [], []
         invert, loop = Frame.invert, admm
 
         def seen(frame, one, local_field):

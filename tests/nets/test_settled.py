@@ -122,7 +122,7 @@ def test_what_a_background_removal_left_goes_to_sources_outside(given):
 
 
 def test_the_surer_the_network_the_less_moves(given):
-    """Neighbours move together, so only what lies two voxels inside a sure region is held still."""
+    """A voxel goes as far as its own deviation lets it, whatever its neighbours do."""
     estimate, outside, field, deviation, mask, dipole = given
     sure = estimate._replace(deviation=estimate.deviation.clone())
     sure.deviation[3] = 0

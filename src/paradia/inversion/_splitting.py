@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -80,8 +81,6 @@ class Frame:
     noise: float
     """Median of the noise map, ppm; zero without one."""
     scan: Scan | None
-    priced: list[Tensor]
-    """Along each axis, where a slope to the next voxel costs: not across the mask's border."""
 
     @classmethod
     def around(
@@ -92,7 +91,12 @@ class Frame:
         weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights
         kernels = (operator(window.grid).to(local_field).kernel for operator in (Dipole, Laplacian))
         median = 0.0 if noise is None else float(noise[mask].median())
-        return cls(window, weights, next(kernels), -next(kernels), median, scan, spared(window.mask, window.grid, None, 0.0))
+        return cls(window, weights, next(kernels), -next(kernels), median, scan)
+
+    @cached_property
+    def priced(self) -> list[Tensor]:
+        """Mark along each axis where a slope to the next voxel costs: not across the mask's border."""
+        return spared(self.window.mask, self.window.grid, None, 0.0)
 
     def scale(self, field: Tensor) -> Scale:
         """Measure a field."""

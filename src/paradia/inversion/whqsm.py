@@ -11,6 +11,7 @@ from paradia.fft import irfftn, rfftn, times
 from paradia.grid import Grid
 from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Frame, change, phase_quadratic, smooth
+from paradia.inversion._variation import Variation
 from paradia.scan import Scan
 from paradia.solvers.admm import admm
 from paradia.types import Callback, Image, Mask, Volume
@@ -43,7 +44,6 @@ def whqsm(
     + \frac{\beta}{2}\|\Delta^2 M\nabla^2 h\|^2` over χ and :math:`h` by ADMM; :math:`M` is the mask. :math:`F` is the
     standard deviation of the field; :math:`\sigma` that of its noise, as the field itself tells where χ cannot show
     or as the noise map says, whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges.
-    No slope across the mask's border counts: beyond it nobody knows χ.
 
     Parameters
     ----------
@@ -98,7 +98,8 @@ def whqsm(
         scale = frame.scale(field)
         slope = scale.slope
         rho, curving = weight * scale.penalty / slope, CURVING * beta
-        smoothness = smooth(frame, frame.variation(field, slope).step, rho)
+        # priced across the mask's border too, or the harmonic field and a free rim could stand for each other
+        smoothness = smooth(frame, Variation(frame.window.grid, slope, field).step, rho)
         harmonic = _harmonic(frame, field, beta, curving)
 
         def separate(both: Tensor) -> Tensor:

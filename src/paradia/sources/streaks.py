@@ -58,6 +58,8 @@ def streaks(
     """
     gradient = Gradient(window.grid, periodic=True)
     scale = half_counts(chi.shape[-1]).to(chi).sqrt() / math.sqrt(chi.numel())  # the norm of the half is that of the image
+    cone = cone.clone()
+    cone[0, 0, 0] = False  # a constant has no slope: what is found of it would be rounding
     up, down = cone / scale, cone * scale
     solution = lsmr(
         lambda spectrum: gradient(irfftn(times(spectrum, up), chi.shape)).mul_(flat),
