@@ -14,7 +14,7 @@ from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.sources.doubt import believed, believed_rate, bend, doubt, grain, roughness
 from paradia.sources.fluid import fluid, ventricles
-from paradia.sources.inside import check_numbers, within
+from paradia.sources.inside import check_numbers, depth, within
 from paradia.sources.slopes import Variation, add_fall, add_slope, edges
 from paradia.sources.split import Effort, Split, structured
 from paradia.sources.streaks import flatness, streaks
@@ -205,3 +205,20 @@ def test_noise_is_believed_where_it_is_known_and_judged_where_it_is_known_nowher
         for judge, judged in ((believed, roughness), (believed_rate, grain)):
             assert torch.equal(judge(field, mask, torch.full_like(noise, nothing)), judged(field, mask).expand(grid.shape))
             assert torch.equal(judge(field, mask, None), judged(field, mask).expand(grid.shape))
+
+
+def test_depth_is_the_distance_to_the_nearest_voxel_outside_and_the_volume_ends_outside():
+    mask = torch.ones(5, 7, 9, dtype=torch.bool)
+    mask[0, 0, 0] = False
+    found = depth(mask, Grid((5, 7, 9), (1.0, 2.0, 3.0)))
+    for place, nearest in (((2, 3, 4), 3.0), ((0, 0, 0), 0.0), ((1, 0, 0), 1.0), ((4, 6, 8), 1.0), ((1, 1, 0), 2.0)):
+        assert float(found[place]) == pytest.approx(nearest)
+    assert not depth(torch.zeros_like(mask), Grid((5, 7, 9), (1.0, 2.0, 3.0))).any()
+
+
+def test_depth_does_not_hang_on_what_is_around_the_mask():
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.rand(8, 9, 10, generator=generator) < 0.9
+    alone = depth(mask, Grid((8, 9, 10), (1.0, 1.3, 0.7)))
+    wide = torch.nn.functional.pad(mask, (4, 2, 3, 5, 1, 6))
+    torch.testing.assert_close(depth(wide, Grid(tuple(wide.shape), (1.0, 1.3, 0.7)))[1:9, 3:12, 4:14], alone)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from paradia.background._spheres import least_radius
@@ -14,7 +12,7 @@ from paradia.errors import InputError, MaskError
 from paradia.fft import Window, irfftn, rfftn, times
 from paradia.grid import Grid
 from paradia.operators.smv import even_spectrum, reach, sphere
-from paradia.sources.inside import check_numbers, within
+from paradia.sources.inside import check_numbers, depth, within
 from paradia.types import Image, LocalField, Mask
 
 CITE = "10.1016/j.neuroimage.2010.10.070"
@@ -84,7 +82,7 @@ def vsharp(
     window = Window.around(mask, grid, radius, total_field=total_field)
     check_numbers(mask, total_field=total_field)
     shape = window.grid.shape
-    field, depth = window.take(within(total_field, mask)), _depth(window)
+    field, deep = window.take(within(total_field, mask)), depth(window.mask, window.grid)
     spectrum = rfftn(field)
 
     high_pass = torch.zeros_like(field)
@@ -92,7 +90,7 @@ def vsharp(
     largest: Tensor | None = None
     for size in _radii(radius, least, step):
         ball = sphere(grid.voxel_size, size)
-        fits = depth > reach(ball, grid.voxel_size) + ROUNDING
+        fits = deep > reach(ball, grid.voxel_size) + ROUNDING
         if not fits.any():
             break
         kept = fits if largest is None else kept
@@ -105,13 +103,6 @@ def vsharp(
     inverse = torch.where(share.abs() > threshold, 1 / share, 0.0)
     local = irfftn(rfftn(high_pass).mul_(inverse), shape)
     return LocalField(window.put(local * kept), window.put(kept))
-
-
-def _depth(window: Window) -> Tensor:
-    """Return the distance from each voxel of the mask to the nearest outside it, mm; beyond the window all is outside."""
-    rim = np.pad(window.mask.cpu().numpy(), 1)
-    depth = distance_transform_edt(rim, sampling=window.grid.voxel_size)[1:-1, 1:-1, 1:-1]
-    return torch.from_numpy(depth).to(window.mask.device)
 
 
 def _radii(largest: float, smallest: float, step: float) -> list[float]:

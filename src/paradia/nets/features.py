@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from paradia.fft import irfftn, rfftn
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
+from paradia.sources.inside import depth
 
 DAMPING = 0.02
 """Of the division in k-space that shows a network the field as susceptibility, noise and streaks included."""
@@ -119,7 +119,6 @@ def background_channels(
     rows = [FIELD * local, chi, 0.1 * FIELD * (total - local), FIELD * RESIDUAL * rest]
     seen = squash(torch.stack(rows) / scale) * mask
     whole = squash(total / spread(total, mask).clamp_min(1e-9)) * mask
-    inside = distance_transform_edt(mask.cpu().numpy(), sampling=grid.voxel_size)
-    depth = (torch.from_numpy(inside).to(total) / DEPTH).clamp_max(2.0)
+    deep = (depth(mask, grid).to(total) / DEPTH).clamp_max(2.0)
     loud = loudness(FIELD * noise, scale, mask)
-    return torch.cat([seen, torch.stack([whole, depth, loud])])
+    return torch.cat([seen, torch.stack([whole, deep, loud])])

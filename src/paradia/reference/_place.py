@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import torch
-from scipy.ndimage import binary_opening, distance_transform_edt, label
+from scipy.ndimage import binary_opening, label
 from torch import Tensor
 
 from paradia.grid import Grid
-
-
-def depth(mask: Tensor, grid: Grid) -> Tensor:
-    """Distance of each voxel of the mask from its edge, mm."""
-    padded = torch.nn.functional.pad(mask, (1, 1, 1, 1, 1, 1))  # the end of the image is an edge of the brain too
-    inside = distance_transform_edt(padded.cpu().numpy(), sampling=grid.voxel_size)[1:-1, 1:-1, 1:-1]
-    return torch.from_numpy(inside).to(mask.device, torch.float32)
 
 
 def from_centre(mask: Tensor, grid: Grid) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from paradia.grid import Grid
-from paradia.reference._place import depth, largest_pieces
+from paradia.reference._place import largest_pieces
 from paradia.reference._shift import check_positive, check_shapes, shift
-from paradia.sources.inside import check_numbers
+from paradia.sources.inside import check_numbers, depth
 from paradia.types import Image, Mask, Volume
 
 CITE = ""

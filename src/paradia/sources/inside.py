@@ -1,11 +1,15 @@
-"""Images inside a mask: numbers there, and zero elsewhere, whatever was there."""
+"""Images inside a mask: numbers there, zero elsewhere, and how deep a voxel lies."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from paradia.errors import NonFiniteError
+from paradia.fft import bounding_box
+from paradia.grid import Grid
 
 
 def check_numbers(mask: Tensor, **images: Tensor | None) -> None:
@@ -32,3 +36,27 @@ def check_numbers(mask: Tensor, **images: Tensor | None) -> None:
 def within(image: Tensor, mask: Tensor) -> Tensor:
     """Return an image that is zero outside a mask; a product would let NaN through."""
     return torch.where(mask, image, 0.0)
+
+
+def depth(mask: Tensor, grid: Grid) -> Tensor:
+    """Return how far each voxel of a mask lies from the nearest outside it, mm; beyond the volume all is outside.
+
+    Parameters
+    ----------
+    mask
+        (x, y, z).
+    grid
+        Its voxel size.
+
+    Returns
+    -------
+    Tensor
+        (x, y, z), float64, zero outside the mask.
+    """
+    found = torch.zeros(mask.shape, dtype=torch.float64)
+    if not mask.any():
+        return found.to(mask.device)
+    box = bounding_box(mask)
+    framed = np.pad(mask[box].cpu().numpy(), 1)
+    found[box] = torch.from_numpy(distance_transform_edt(framed, sampling=grid.voxel_size)[1:-1, 1:-1, 1:-1])
+    return found.to(mask.device)

@@ -10,9 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from paradia.errors import InputError
@@ -22,6 +20,7 @@ from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
 from paradia.solvers._solution import Solution
 from paradia.solvers.lsmr import lsmr
+from paradia.sources.inside import depth
 from paradia.sources.slopes import Variation, edges
 from paradia.sources.structure import expected
 from paradia.types import Callback
@@ -80,7 +79,7 @@ class Split:
         root = Weighting(self.mask, deviation).to(deviation).weights
         self.scale = deviation[self.mask].reciprocal().mean().reciprocal()  # ppm; the weights are one over the deviation, times this
         self.precision, self.weights = root / self.scale, root.square()
-        near = _depth(window) <= RIM
+        near = depth(window.mask, window.grid) <= RIM
         self.decay = torch.where(self.mask & near, (self.scale / rim).square(), 0.0)
         self.dipole = Dipole(window.grid).to(deviation)
         self.stencil = -Laplacian(window.grid).to(deviation).kernel
@@ -126,13 +125,6 @@ class Split:
             if callback is not None:
                 callback(iteration, relative)
         return Solution(chi, iteration, relative, relative <= tol)
-
-
-def _depth(window: Window) -> Tensor:
-    """Return how far each voxel of the mask lies from the nearest outside it, mm."""
-    rim = np.pad(window.mask.cpu().numpy(), 1)
-    depth = distance_transform_edt(rim, sampling=window.grid.voxel_size)[1:-1, 1:-1, 1:-1]
-    return torch.from_numpy(depth).to(window.mask.device)
 
 
 @dataclass(frozen=True)
