@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from paradia.errors import ParadiaWarning
+from paradia.nets.precision import quick
 from paradia.nets.unet import UNet3d
 
 WINDOW = 128
@@ -27,7 +28,7 @@ LIMIT = 1.2e9
 
 
 def apply(net: UNet3d, channels: Float[Tensor, "inputs x y z"]) -> Float[Tensor, "outputs x y z"]:
-    """Give the network's answer for a volume, in half precision inside, single precision outside.
+    """Give the network's answer for a volume, in half precision inside where the machine has it, single precision outside.
 
     What fits goes at once; larger volumes in windows that overlap by twice `BORDER`. A GPU that runs out of memory is
     asked again in windows.
@@ -78,7 +79,7 @@ def ask(net: UNet3d, channels: Float[Tensor, "inputs x y z"]) -> Float[Tensor, "
 
 def _once(net: UNet3d, channels: Tensor) -> Tensor:
     device = channels.device.type
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+    with torch.inference_mode(), quick(device):
         result = net(channels[None])[0].float()
     return result.clone()  # no longer an inference tensor: it may enter a graph
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from paradia.errors import FileError, InputError
+from paradia.nets.precision import quick
 from paradia.nets.store import pack, unpack
 from paradia.nets.unet import UNet3d
 from paradia.training.crops import VALIDATION, Pool
@@ -178,7 +179,7 @@ class _Course:
         for group in self.optimiser.param_groups:
             group["lr"] = self.plan.rate * min(1.0, (self.step + 1) / WARM) * 0.5 * (1 + math.cos(math.pi * self.step / self.plan.steps))
         channels, target, mask = (part.to(self.device) for part in (channels, target, mask))
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+        with quick(torch.device(self.device).type):
             answer = self.net(channels.contiguous(memory_format=torch.channels_last_3d))
         total, size = loss(answer.float(), target, mask)
         self.optimiser.zero_grad(set_to_none=True)
