@@ -147,10 +147,37 @@ def test_the_loss_is_least_at_the_truth_with_the_scale_of_the_error():
     torch.testing.assert_close(loss(torch.cat([spoilt, target * 0], 1), target, mask)[1], torch.tensor(0.0))
 
 
+def test_what_is_rare_and_strong_pulls_the_answer_from_the_median_towards_the_mean(monkeypatch):
+    """Three voxels in ten hold 5, the others 0: the best constant lies between the median, 0, and the mean, 1.5."""
+    target = torch.zeros(1, 1, 10, 10, 10)
+    target[..., :3] = 5.0
+    mask = torch.ones_like(target)
+
+    def best():
+        tried = torch.linspace(-0.2, 1.8, 41).tolist()
+        return min(tried, key=lambda c: float(loss(torch.cat([torch.full_like(target, c), torch.zeros_like(target)], 1), target, mask)[0]))
+
+    assert 0.2 < best() < 1.5
+    monkeypatch.setattr(loop, "SQUARE_SHARE", 0.0)
+    assert best() == pytest.approx(0, abs=0.03)
+
+
+def test_no_single_error_outweighs_a_head():
+    target = torch.zeros(1, 1, 8, 8, 8)
+
+    def of(error):
+        answer = torch.zeros(1, 2, 8, 8, 8)
+        answer[0, 0, 4, 4, 4] = error
+        return float(loss(answer, target, torch.ones_like(target))[0])
+
+    assert of(4000.0) / of(400.0) == pytest.approx(10, rel=0.1)
+
+
 def test_a_crop_counts_by_how_far_its_start_is_off():
     """The same error matters three times as much where the start is a quarter as far off, but no end where it is right."""
     mask = torch.ones(1, 1, 8, 8, 8)
-    error = 0.01 * torch.ones_like(mask)
+    small = 0.001  # of which the square is nothing
+    error = small * torch.ones_like(mask)
 
     def of(off):
         target = torch.full_like(mask, off)
@@ -160,7 +187,7 @@ def test_a_crop_counts_by_how_far_its_start_is_off():
 
     ratio = (0.4 + loop.LITTLE) / (0.1 + loop.LITTLE)
     assert of(0.1) / of(0.4) == pytest.approx(ratio, rel=0.15)  # deviations count alike
-    assert of(0.0) == pytest.approx(0.01 * loop.USUALLY / loop.LITTLE, rel=0.1)
+    assert of(0.0) == pytest.approx(small * loop.USUALLY / loop.LITTLE, rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["varnet", "bgnet"])

@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 
+from paradia.nets.features import FIELD, spread, squash
+from paradia.nets.unrolled import centred
 from paradia.training import tasks
 from paradia.training.tasks import TASKS
 
@@ -58,6 +60,25 @@ def test_what_is_left_of_dephasing_follows_the_slope_of_the_field(prepared):
     steep, steeper = (draws(changed(prepared, total_field=f * ramp, r2prime=nothing), None, 3) for f in (60, 600))
     for one, other in zip(steep, steeper, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_lessons_of_inversion_begin_where_methods_begin_and_where_the_field_has_settled_an_answer(prepared):
+    """Each start with the field that goes with it, as often as is said."""
+    maps, mask, count = prepared.maps, prepared.window.mask, 80
+    pairs = {
+        "chi_local": maps["field"],
+        "chi_settled": maps["field_settled"],
+        "chi_joint": maps["local_joint"] + maps["rest_joint"],
+    }
+    found = dict.fromkeys(pairs, 0)
+    for seed in range(count):
+        lesson = TASKS["varnet"].lesson(prepared, torch.Generator().manual_seed(seed))
+        (name,) = [name for name in pairs if torch.allclose(lesson.start[0], centred(maps[name], mask))]
+        found[name] += 1
+        unit = spread(centred(maps[name], mask), mask)
+        torch.testing.assert_close(lesson.channels[2], squash(FIELD * pairs[name] * mask / unit), rtol=1e-3, atol=1e-3)
+    shares = {"chi_local": tasks.LOCAL, "chi_settled": tasks.SETTLED, "chi_joint": 1 - tasks.LOCAL - tasks.SETTLED}
+    assert {name: times / count for name, times in found.items()} == pytest.approx(shares, abs=0.12)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
 from paradia.background.joint import joint as background
+from paradia.errors import ParadiaWarning
 from paradia.inversion.l1bayes import l1bayes
 from paradia.simulate.examples import Recipe
 from paradia.singlestep.joint import joint
+from paradia.singlestep.nextqsm import nextqsm
 from paradia.sources.fit import QUICK
 from paradia.training import volumes
 from paradia.training.volumes import prepare, produce, read, write
 
-MAPS = {"chi_local", "chi_joint", "local_joint", "rest_joint", "field"}
+MAPS = {"chi_local", "chi_joint", "local_joint", "rest_joint", "field", "chi_settled", "field_settled"}
 
 
 def test_what_is_written_is_read(prepared, tmp_path):
@@ -46,6 +50,12 @@ def test_starts_are_those_of_the_methods(example, prepared):
     torch.testing.assert_close(window.take(chi), prepared.maps["chi_joint"], rtol=1e-3, atol=1e-5)
     local = background(example.total_field, example.mask, example.grid, example.noise, **effort).local_field
     torch.testing.assert_close(window.take(local), prepared.maps["local_joint"], rtol=1e-3, atol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParadiaWarning)  # a head of 4 mm is like none of the training
+        settled = nextqsm(example.total_field, example.mask, example.grid, example.noise, stages=1, refine=13, **effort)
+    torch.testing.assert_close(window.take(settled.chi), prepared.maps["chi_settled"], rtol=0.02, atol=1e-3)
+    seen = window.take(settled.local_field + settled.residual)
+    torch.testing.assert_close(seen, prepared.maps["field_settled"], rtol=0.02, atol=1e-3)
     field = window.put(prepared.maps["field"])
     chi = l1bayes(field, example.mask, example.grid, example.noise, max_iter=7, tol=1.0)
     torch.testing.assert_close(window.take(chi), prepared.maps["chi_local"], rtol=0.02, atol=2e-3)

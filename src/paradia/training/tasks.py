@@ -18,6 +18,10 @@ from paradia.nets.unrolled import Problem, centred, problem
 from paradia.scan import Scan
 from paradia.training.volumes import Prepared
 
+LOCAL, SETTLED = 0.35, 0.4
+"""Shares of the lessons of `varnet` that begin with a local field, and with what the total field made of a first proposal; the others begin
+with the joint fit."""
+
 PATCH = 6
 """Voxels over which relaxivities differ."""
 
@@ -68,10 +72,13 @@ class Task:
 
 
 def _inversion(volume: Prepared, generator: torch.Generator) -> Lesson:
-    """χ from the local field: true with noise and leftovers, or as the joint fit found it."""
+    """χ from the local field: true with noise and leftovers, as the joint fit found it, or as the total field settled it once."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
-    if torch.rand((), generator=generator) < 0.5:
+    drawn = float(torch.rand((), generator=generator))
+    if drawn < LOCAL:
         field, start = maps["field"], maps["chi_local"]
+    elif drawn < LOCAL + SETTLED:
+        field, start = maps["field_settled"], maps["chi_settled"]
     else:
         field, start = maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
     held, chi = problem(field, start, mask, maps["noise"], grid)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +18,21 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from paradia.errors import ParadiaWarning
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.inversion.l1bayes import l1bayes
+from paradia.nets.settled import FEW, ITERATIONS
 from paradia.nets.unrolled import START_ITERATIONS
 from paradia.simulate.examples import Example, Recipe, example
+from paradia.singlestep.nextqsm import nextqsm
 from paradia.sources.fit import QUICK, fit
 from paradia.sources.split import MARGIN
 
-SMALL = ("noise", "local_field", "total_field", "leftover", "chi_pos", "chi_neg", "chi_local", "chi_joint", "local_joint", "rest_joint")
+SMALL = (
+    *("noise", "field", "local_field", "total_field", "leftover", "chi_pos", "chi_neg", "chi_local"),
+    *("chi_joint", "local_joint", "rest_joint", "chi_settled", "field_settled"),
+)
 """Maps in ppm: stored in half precision as parts per billion, where they fill its range."""
 
 
@@ -34,7 +42,8 @@ class Prepared(NamedTuple):
     window: Window
     maps: dict[str, Tensor]
     """Those of `Example`, ``chi_local`` (l1bayes of the noisy local field), ``chi_joint``, ``local_joint`` and
-    ``rest_joint`` (what `sources.fit` makes of the total field)."""
+    ``rest_joint`` (what `sources.fit` makes of the total field), ``chi_settled`` and ``field_settled`` (what `nextqsm` makes of it when it
+    asks once, and hardly settles the answer: what its network is shown when it is asked again)."""
     b0: float
     dr_pos: float
     dr_neg: float
@@ -64,6 +73,10 @@ def prepare(found: Example, seed: int) -> Prepared:
     maps["chi_local"] = l1bayes(maps["field"], window.mask, window.grid, noise=noise, max_iter=START_ITERATIONS)
     fitted = fit(window, maps["total_field"], noise, QUICK)
     maps["chi_joint"], maps["local_joint"], maps["rest_joint"] = fitted.chi, fitted.local_field, fitted.rest
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ParadiaWarning)  # that a volume to train on is like none before
+        settled = nextqsm(maps["total_field"], window.mask, window.grid, noise, stages=1, refine=ITERATIONS // FEW, **asdict(QUICK))
+    maps["chi_settled"], maps["field_settled"] = settled.chi, settled.local_field + settled.residual
     return Prepared(window, maps, found.b0, found.dr_pos, found.dr_neg)
 
 
@@ -92,7 +105,7 @@ def read(path: Path, device: str = "cpu") -> Prepared:
 
 
 def _factor(name: str) -> float:
-    return 1e3 if name in SMALL or name == "field" else 1.0
+    return 1e3 if name in SMALL else 1.0
 
 
 def produce(folder: Path, recipe: Recipe, *, first: int, count: int) -> None:
