@@ -23,7 +23,7 @@ def tfi(
     outside: float = 2.0,
     rim: float = 0.03,
     model_error: float = 0.02,
-    start: int = 120,
+    start: int = 80,
     max_iter: int = 80,
     tol: float = 2e-3,
     callback: Callback | None = None,
@@ -36,7 +36,8 @@ def tfi(
 
     The fit begins with the most probable sources if :math:`\chi = Py` and the :math:`y` are independent and alike, :math:`P` being the
     standard deviation of susceptibility to expect on either side: this is the preconditioner, without which the strong sources outside
-    would take thousands of iterations. The penalty on slopes then starts from there.
+    would take thousands of iterations. Sources outside are sought on a grid twice as coarse before. The penalty on slopes then starts from
+    there.
 
     Parameters
     ----------

@@ -15,14 +15,14 @@ from paradia.types import Callback
 WEIGHT, RIM, MODEL_ERROR = 0.08, 0.07, 0.02
 """Defaults of both methods called `joint`, and what others begin with."""
 
-USUAL = Effort(start=120, rounds=4, max_iter=20)
+USUAL = Effort(start=80, rounds=4, max_iter=20)
 """Default of both."""
 
-QUICK = Effort(start=60, rounds=3, max_iter=15)
-"""Half of the usual: what networks begin with in training, since what mends a worse start mends a better one too."""
+QUICK = Effort(start=30, rounds=3, max_iter=15)
+"""Half of the usual and less: what networks begin with in training, since what mends a worse start mends a better one too."""
 
-BRISK = Effort(start=120, rounds=3, max_iter=15)
-"""Fewer rounds than usual: what networks begin with. A quadratic fit cut shorter leaves background on heads unlike the training."""
+BRISK = Effort(start=60, rounds=3, max_iter=15)
+"""Less than usual: what networks begin with. A quadratic fit cut shorter leaves background on heads unlike the training."""
 
 
 class Fitted(NamedTuple):
