@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from paradia.errors import InputError
-from paradia.nets.familiar import Familiar, _distance, from_json, learn, novelty, statistics, tell, to_json
+from paradia.nets.familiar import Familiar, _distance, belief, from_json, learn, novelty, statistics, tell, to_json
 from paradia.nets.unet import UNet3d
 
 
@@ -59,6 +59,12 @@ def test_novelty_is_the_distance_over_the_limit(generator):
     row = statistics(channels, mask)
     net.about = {"familiar": to_json(Familiar(row - 3, torch.ones(10), torch.eye(10), 1.5))}
     assert novelty(net, channels, mask) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_what_is_familiar_is_believed_whole_and_the_strange_the_less_the_stranger():
+    assert belief(0.0) == belief(0.7) == belief(1.0) == 1
+    assert belief(4.0) == 0.25
+    assert belief(1.001) == pytest.approx(1, abs=2e-3)  # no step where the flag is raised
 
 
 def test_only_strange_volumes_are_told(recwarn):

@@ -9,6 +9,7 @@ import torch
 
 from paradia.fft import Window
 from paradia.grid import Grid
+from paradia.nets import unrolled
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import LEAST, centred, clear, problem, propose, unexplained, unit_of
 from paradia.operators.dipole import Dipole
@@ -82,6 +83,24 @@ def test_clear_corrects_the_local_field(generator):
     more = clear(Told(0.2, 7), total, local, chi, rest, noise, window)
     assert (more.value > local)[window.mask].all()
     assert more.value[~window.mask].abs().max() == 0
+
+
+@pytest.mark.parametrize(("strange", "share"), [(0.5, 1.0), (2.0, 0.5), (5.0, 0.2)])
+def test_of_an_answer_on_a_strange_volume_less_is_taken(held, monkeypatch, generator, strange, share):
+    """Of both networks; how far to trust them is told as before."""
+    monkeypatch.setattr(unrolled, "novelty", lambda *_: 0.0)
+    known, start = held
+    whole = propose(Told(0.3), start, known)
+    window = Window.around(known.mask, GRID, 3.0)
+    total, local, chi, rest = (torch.randn(window.grid.shape, generator=generator) * window.mask for _ in range(4))
+    cleared = clear(Told(0.3, 7), total, local, chi, rest, 0.1 * window.mask, window)
+    monkeypatch.setattr(unrolled, "novelty", lambda *_: strange)
+    less = propose(Told(0.3), start, known)
+    torch.testing.assert_close(less.value - start, share * (whole.value - start))
+    torch.testing.assert_close(less.deviation, whole.deviation)
+    cleared_less = clear(Told(0.3, 7), total, local, chi, rest, 0.1 * window.mask, window)
+    torch.testing.assert_close(cleared_less.value - local, share * (cleared.value - local))
+    assert less.novelty == cleared_less.novelty == strange
 
 
 def test_a_flat_start_has_a_unit_all_the_same(generator):

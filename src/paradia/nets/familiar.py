@@ -143,6 +143,17 @@ def novelty(net: UNet3d, channels: Tensor, mask: Tensor) -> float:
     return float(_distance(statistics(channels, mask).double().cpu(), known)) / known.limit
 
 
+def belief(novelty: float) -> float:
+    """Return the share of a network's answer to take: all on a volume like those of its training, less the less it is like them.
+
+    Parameters
+    ----------
+    novelty
+        See `novelty`.
+    """
+    return 1 / max(novelty, 1.0)
+
+
 def tell(novelty: float, name: str) -> None:
     """Warn of a volume that is not familiar."""
     if novelty > 1:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from paradia.fft import Window
 from paradia.grid import Grid
-from paradia.nets.familiar import novelty
+from paradia.nets.familiar import belief, novelty
 from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
 from paradia.nets.unet import UNet3d
 from paradia.nets.windows import apply, ask
@@ -111,9 +111,10 @@ def propose(net: UNet3d, chi: Tensor, held: Problem, *, last: bool = True) -> Es
     """
     channels = inversion_channels(held.field, chi, held.mask, held.noise, held.dipole, held.scale)
     answer = ask(net, channels) if last else apply(net, channels)
+    strange = novelty(net, channels, held.mask)
     unit = held.scale * gain(chi / held.scale)
     deviation = unit * answer[1].clamp(-6, 3).exp() * held.mask
-    return Estimate(centred(chi + unit * answer[0], held.mask), deviation, novelty(net, channels, held.mask))
+    return Estimate(centred(chi + belief(strange) * unit * answer[0], held.mask), deviation, strange)
 
 
 def unexplained(chi: Tensor, field: Tensor, mask: Tensor, dipole: Dipole) -> Tensor:
@@ -154,6 +155,7 @@ def clear(net: UNet3d, total: Tensor, local: Tensor, chi: Tensor, rest: Tensor, 
     whole, share, loud = (torch.where(mask, image, 0.0) for image in (total, local, noise))
     channels = background_channels(whole, share, chi, rest, mask, loud, window.grid, scale)
     answer = ask(net, channels)
+    strange = novelty(net, channels, mask)
     unit = scale / FIELD * gain(FIELD * local / scale)
     deviation = unit * answer[1].clamp(-6, 3).exp() * mask
-    return Estimate((local + unit * answer[0]) * mask, deviation * net.calibration[0], novelty(net, channels, mask))
+    return Estimate((local + belief(strange) * unit * answer[0]) * mask, deviation * net.calibration[0], strange)
