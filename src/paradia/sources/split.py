@@ -37,7 +37,7 @@ INSIDE, OUTSIDE = 0.04, 2.0
 FOLD = 2
 """Voxels along each axis that share one of the coarse grid."""
 
-LEFT = 0.5
+LEFT = 0.55
 """Share of the deviation outside that what the coarse grid leaves has."""
 
 START = 1e-4
