@@ -71,6 +71,9 @@ def test_training_goes_on_is_drawn_and_is_released(command, folder, tmp_path):
     assert entry["steps"] == 6
     assert entry["command"] == "paradia train varnet --volumes volumes --output run"
     assert (tmp_path / "models" / "varnet.md").is_file()
+    again = ("--version", "2", "--after", tmp_path / "weights" / "varnet.safetensors", *places)
+    assert command("train", "release", "varnet", "--run", run, "--volumes", folder, *again).status == 0
+    assert "after those of version 1" in (tmp_path / "models" / "varnet.md").read_text()
 
 
 def test_volumes_are_asked_for_as_said(command, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from paradia.sources.fluid import fluid, ventricles
 from paradia.sources.inside import check_numbers, depth, within
 from paradia.sources.slopes import Variation, add_fall, add_slope, edges
 from paradia.sources.split import Effort, Split, structured
+from paradia.sources.start import INSIDE, OUTSIDE, around, begin, probable
 from paradia.sources.streaks import flatness, streaks
 from paradia.sources.structure import LEAST, expected
 
@@ -216,34 +217,35 @@ def outer(shape, inside, seed):
     generator = torch.Generator().manual_seed(seed)
     air = (away > inside + 2) & (away < inside + 10) & (axes[0] > 0.4 * inside)  # on one side: all around it would make no field
     sources = 9.0 * air + 0.03 * torch.randn(shape, generator=generator) * mask
-    return Window.around(mask, grid, 14.0), mask, sources, torch.where(mask, Dipole(grid)(sources), 0.0)
+    window = Window.around(mask, grid, 14.0)
+    return window, window.take(torch.where(mask, Dipole(grid)(sources), 0.0))
 
 
 @pytest.mark.parametrize("shape", [(40, 44, 30), (41, 45, 31)])
 def test_the_coarse_grid_finds_most_of_what_lies_outside(shape):
     """With it, a few iterations leave less of a strong background than as many without, and what it finds is outside alone."""
-    window, _, _, field = outer(shape, 15.0, 3)
-    field = window.take(field)
-    split = Split(window, torch.where(window.mask, 0.002, 0.0), 0.07)
-    found = split._far(field, 60, 1e-4)
-    assert not found[window.mask].any()
-    left = (field - split.dipole(found))[window.mask]
-    assert float(left.norm() / field[window.mask].norm()) < 0.3
-    few = split.start(field, 8, 1e-4)
-    with_it = (field - split.dipole(few))[window.mask].norm()
-    split._far = lambda image, *_: torch.zeros_like(image)
-    without = (field - split.dipole(split.start(field, 8, 1e-4)))[window.mask].norm()
-    assert float(with_it) < 0.9 * float(without)
+    window, field = outer(shape, 15.0, 3)
+    mask, grid = window.mask, window.grid
+    precision, dipole = 500 * mask.float(), Dipole(grid)
+    found = around(field, precision, mask, grid, max_iter=60)
+    assert not found[mask].any()
+
+    def left(sources):
+        return float((field - dipole(sources))[mask].norm() / field[mask].norm())
+
+    assert left(found) < 0.3
+    alone = probable(field, precision, torch.where(mask, INSIDE, OUTSIDE), dipole, max_iter=8)
+    assert left(begin(field, precision, mask, grid, dipole, max_iter=8)) < 0.9 * left(alone)
 
 
 def test_a_mask_too_thin_for_the_coarse_grid_is_fitted_without_it():
     mask = torch.zeros(24, 24, 24, dtype=torch.bool)
     mask[8:16, 9:15, 11] = True  # half of no block of eight
     window = Window.around(mask, Grid((24, 24, 24), (1.0, 1.0, 1.0)), 6.0)
-    split = Split(window, torch.where(window.mask, 0.002, 0.0), 0.07)
-    field = torch.where(window.mask, 0.1, 0.0)
-    assert not split._far(field, 20, 1e-4).any()
-    assert split.start(field, 20, 1e-4).isfinite().all()
+    mask, grid = window.mask, window.grid
+    field, precision = torch.where(mask, 0.1, 0.0), 500 * mask.float()
+    assert not around(field, precision, mask, grid, max_iter=20).any()
+    assert begin(field, precision, mask, grid, Dipole(grid), max_iter=20).isfinite().all()
 
 
 def test_depth_is_the_distance_to_the_nearest_voxel_outside_and_the_volume_ends_outside():

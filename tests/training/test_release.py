@@ -53,6 +53,23 @@ def test_deviations_are_calibrated_on_volumes_that_were_held_out(run, folder, tm
     assert novelty(net, 5 * torch.randn_like(lesson.channels), lesson.mask) > 3
 
 
+def test_what_was_familiar_before_stays_so(run, folder, tmp_path):
+    """Weights that were trained on from released ones know their volumes too, and say after which they came."""
+    first = release(TASK, run, folder, version="3", cards=tmp_path / "models", folder=tmp_path / "first").weights
+    net = store.unpack(first.read_bytes())
+    header = {name: value for name, value in net.about.items() if name != "architecture"} | {
+        "voxel_size": "[0.8, 4.5]",
+        "familiar": "before",
+    }
+    first.write_bytes(store.pack(net, dict(TASK.architecture), **header))
+    done = release(TASK, run, folder, version="4", cards=tmp_path / "models", folder=tmp_path / "second", after=first)
+    about = store.unpack(done.weights.read_bytes()).about
+    assert about["familiar"] == "before"
+    assert about["version"] == "4"
+    assert json.loads(about["voxel_size"]) == [0.8, 4.6]
+    assert "edges 4.40 to 4.60 mm, after those of version 3; no scan of anybody" in done.card.read_text()
+
+
 def test_the_table_names_the_file_by_its_hash_and_keeps_other_entries(run, folder, tmp_path, monkeypatch):
     weights = tmp_path / "weights"
     weights.mkdir()
@@ -84,6 +101,8 @@ def test_what_cannot_be_released_is_said(run, folder, tmp_path):
         release(TASK, run, tmp_path / "empty", **places)
     with pytest.raises(InputError, match="must be above 0 and at most 1, got 1.5"):
         release(TASK, run, folder, share=1.5, **places)
+    with pytest.raises(InputError, match="does not tell familiar, voxel_size, version: it was never released"):
+        release(TASK, run, folder, after=run, **places)
     assert not (tmp_path / "weights").exists()
 
 

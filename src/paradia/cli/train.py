@@ -162,6 +162,7 @@ def release(
     cards: Path = Path("docs/models"),
     most: int = 200,
     share: float = 1.0,
+    after: Path | None = None,
     note: str = "",
     device: str = "auto",
 ) -> int:
@@ -185,6 +186,8 @@ def release(
         Most training volumes that are looked at.
     share
         What the network's answers are multiplied by: less than one where heads of another anatomy show it too bold.
+    after
+        Released weights that the training went on from, whose volumes are not among these: what they know to be familiar stays so.
     note
         More for the card.
     device
@@ -199,6 +202,7 @@ def release(
         folder=weights or store.FOLDER,
         most=most,
         share=share,
+        after=after,
         command=shlex.join(["paradia", "train", network, "--volumes", volumes.name, "--output", run.name]),
         note=note,
         device=pick_device(device),

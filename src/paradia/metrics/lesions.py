@@ -16,6 +16,7 @@ from torch import Tensor
 
 from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError
 from paradia.grid import Grid
+from paradia.sources.inside import depth
 from paradia.types import Mask, Volume
 
 CLASSES = ("hyper", "iso", "hypo")
@@ -252,10 +253,9 @@ def _lesion(
     reach = [math.ceil((rule.far + max(grid.voxel_size)) / size) + 1 for size in grid.voxel_size]
     around = tuple(slice(max(0, side.start - r), side.stop + r) for side, r in zip(box, reach, strict=True))
     own = inside[around] == number
-    framed = np.pad(own, 1)  # beyond the volume is outside
-    depth = distance_transform_edt(framed, sampling=grid.voxel_size)[1:-1, 1:-1, 1:-1]
+    within = depth(torch.from_numpy(own), grid).numpy()
     away = distance_transform_edt(~own, sampling=grid.voxel_size)
-    distance = np.where(own, _half(grid) - depth, away - _half(grid))
+    distance = np.where(own, _half(grid) - within, away - _half(grid))
     shell = tissue[around] & (distance >= rule.near) & (distance <= rule.far)
     outside = mask[around] & ((inside[around] == 0) | own)
     places = np.argwhere(own).mean(0) + [side.start for side in around]

@@ -9,7 +9,7 @@ from torch import Tensor
 from paradia.fft import Window, each
 from paradia.sources.doubt import doubt
 from paradia.sources.inside import within
-from paradia.sources.split import START, Slopes, Split
+from paradia.sources.split import Slopes, Split
 from paradia.types import Callback
 
 
@@ -37,7 +37,7 @@ def invert(
 
     def one(field: Tensor) -> Tensor:
         split = Split(window, doubt(field, window.mask, known, model_error), rim, outside)
-        sources = split.start(field, start, START)
+        sources = split.start(field, start)
         solution = split.refine(field, sources, penalty(split.unit), max_iter=max_iter, tol=tol, callback=callback)
         return solution.warn(name).x * window.mask
 

@@ -1,8 +1,7 @@
 """A total field split into what sources inside a mask and sources outside it make.
 
 The field of the sources outside is a thousand times that of the tissue. No iteration that treats all voxels alike gets there soon,
-so both kinds are first fitted with quadratic penalties, where least squares converge, and those outside before that on a grid twice as
-coarse, where an iteration takes an eighth of the time; a penalty on slopes then starts from there.
+so both kinds are first fitted with quadratic penalties, where least squares converge; a penalty on slopes then starts from there.
 """
 
 from __future__ import annotations
@@ -13,35 +12,21 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, interpolate
 
 from paradia.errors import InputError
-from paradia.fft import Window, crop, irfftn, length, rfftn, times
-from paradia.grid import Grid
+from paradia.fft import Window, irfftn, length, rfftn, times
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
 from paradia.solvers._solution import Solution
-from paradia.solvers.lsmr import lsmr
 from paradia.sources.inside import depth
 from paradia.sources.slopes import Variation, edges
+from paradia.sources.start import OUTSIDE, begin
 from paradia.sources.structure import expected
 from paradia.types import Callback
 
 MARGIN = 20.0
 """How far beyond the mask's box sources may lie, mm; those further away are matched by sources within it."""
-
-INSIDE, OUTSIDE = 0.04, 2.0
-"""Standard deviations of susceptibility for the quadratic start, ppm; only their ratio matters much."""
-
-FOLD = 2
-"""Voxels along each axis that share one of the coarse grid."""
-
-LEFT = 0.55
-"""Share of the deviation outside that what the coarse grid leaves has."""
-
-START = 1e-4
-"""Share to which the gradient has to fall for the start to be done."""
 
 RIM = 4.0
 """Depth of the rim, mm, in which tissue is told from sources just outside the mask by its size alone."""
@@ -99,31 +84,9 @@ class Split:
         r"""What turns a weight against :math:`\sigma^{-1}` into a limit of its dual."""
         return float(self.scale.square()) / RHO
 
-    def start(self, field: Tensor, max_iter: int, tol: float) -> Tensor:
-        """Return the most probable sources under quadratic penalties, those outside about what the coarse grid tells of them.
-
-        Both grids take at most as many iterations.
-        """
-        far = self._far(field, max_iter, tol)
-        spread = torch.where(self.mask, INSIDE, LEFT * self.outside).to(field)
-        return far + _probable(field - self.dipole(far), self.precision, spread, self.dipole, max_iter, tol)
-
-    def _far(self, field: Tensor, max_iter: int, tol: float) -> Tensor:
-        """Return the sources outside as a coarse grid sees them, zero in the mask; nothing where no coarse voxel is in it."""
-        share = _folded(self.mask.to(field))
-        weights = _folded(self.weights)
-        mask = (share > 0.5) & (weights > 0)
-        if not mask.any():
-            return torch.zeros_like(field)
-        nx, ny, nz = mask.shape
-        x, y, z = (FOLD * size for size in self.grid.voxel_size)
-        dipole = Dipole(Grid((nx, ny, nz), (x, y, z), self.grid.b0_dir)).to(field)
-        seen = torch.where(mask, _folded(self.weights * field) / weights.clamp_min(torch.finfo(weights.dtype).tiny), 0.0)
-        precision = torch.where(mask, _folded(self.precision) / share.clamp_min(0.5), 0.0)
-        found = _probable(seen, precision, torch.where(mask, INSIDE, self.outside).to(field), dipole, max_iter, tol)
-        size = [FOLD * n for n in mask.shape]
-        fine = interpolate(torch.where(mask, 0.0, found)[None, None], size, mode="trilinear")[0, 0]
-        return torch.where(self.mask, 0.0, crop(fine, field.shape))
+    def start(self, field: Tensor, max_iter: int) -> Tensor:
+        """Return where `refine` may begin: the most probable sources under quadratic penalties, see `start.begin`."""
+        return begin(field, self.precision, self.mask, self.grid, self.dipole, max_iter=max_iter, outside=self.outside)
 
     def refine(self, field: Tensor, chi: Tensor, slopes: Slopes, *, max_iter: int, tol: float, callback: Callback | None) -> Solution:
         r"""Move sources to where data, slopes and the size of those in the rim balance; those outside the mask are free.
@@ -148,24 +111,6 @@ class Split:
             if callback is not None:
                 callback(iteration, relative)
         return Solution(chi, iteration, relative, relative <= tol)
-
-
-def _probable(field: Tensor, precision: Tensor, spread: Tensor, dipole: Dipole, max_iter: int, tol: float) -> Tensor:
-    """Return the most probable sources of a field, given one over its deviation and the deviation of the sources."""
-    solution = lsmr(
-        lambda y: dipole(spread * y).mul_(precision),
-        lambda residual: dipole(precision * residual).mul_(spread),
-        precision * field,
-        damp=1.0,
-        max_iter=max_iter,
-        tol=tol,
-    )
-    return spread * solution.x
-
-
-def _folded(image: Tensor) -> Tensor:
-    """Return means over blocks of voxels; of those that reach beyond the end, over what they hold."""
-    return avg_pool3d(image[None, None], FOLD, ceil_mode=True, count_include_pad=False)[0, 0]
 
 
 @dataclass(frozen=True)
@@ -207,7 +152,7 @@ def structured(split: Split, window: Window, field: Tensor, weight: float, effor
     side = window.grid.voxel_volume ** (1 / 3)
     price = weight * side / float(split.scale) * split.unit
     slopes = Variation(window.grid, [edge.to(field) * price for edge in edges(window.mask)])
-    sources, relative, done = split.start(field, effort.start, START), 0.0, 0
+    sources, relative, done = split.start(field, effort.start), 0.0, 0
 
     def told(iteration: int, change: float) -> None:
         if callback is not None:

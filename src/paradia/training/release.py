@@ -21,7 +21,7 @@ from paradia.training.crops import VALIDATION
 from paradia.training.judging import calibration, covered, judge
 from paradia.training.loop import trained
 from paradia.training.tasks import Task
-from paradia.training.volumes import read
+from paradia.training.volumes import about, read
 
 LARGEST = 12e6
 """Most bytes of a file of weights."""
@@ -49,6 +49,7 @@ def release(
     folder: Path | None = None,
     most: int = 200,
     share: float = 1.0,
+    after: Path | None = None,
     command: str = "",
     note: str = "",
     device: str = "cpu",
@@ -75,6 +76,8 @@ def release(
         Most training volumes that are looked at, spread over all there are.
     share
         What the network's answers are multiplied by: less than one where heads of another anatomy show it too bold.
+    after
+        Released weights that the training went on from: what they know to be familiar stays so, and their range of voxel sizes counts too.
     command
         What trained it, for the card.
     note
@@ -92,10 +95,12 @@ def release(
     FileError
         There are no such weights.
     InputError
-        They were trained for another task, there are too few volumes, or the file would be too large.
+        They, or those before, were trained for another task, those before were never released, there are too few volumes, or the file
+        would be too large.
     """
     if not 0 < share <= 1:
         raise InputError(f"the share of the answers must be above 0 and at most 1, got {share:g}.")
+    before = None if after is None else _released(task, after)
     net = trained(task, average).to(device)
     net.temper(share)
     held, seen = _volumes(volumes)
@@ -103,16 +108,23 @@ def release(
     factors = calibration(judged)
     halves = judged[::2], judged[1::2]
     told = sum(covered(one, calibration(other)) for one, other in (halves, halves[::-1])) / 2
-    known, edges = _familiar(task, [seen[round(n)] for n in torch.linspace(0, len(seen) - 1, min(most, len(seen))).tolist()], device)
-    about = {
+    edges = _edges(seen)
+    if before is None:
+        known = _familiar(task, [seen[round(n)] for n in torch.linspace(0, len(seen) - 1, min(most, len(seen))).tolist()], device)
+        reach, history = edges, ""
+    else:
+        known, history = before["familiar"], f", after those of version {before['version']}"
+        least, largest = json.loads(before["voxel_size"])
+        reach = min(edges[0], least), max(edges[1], largest)
+    header = {
         **{name: net.about[name] for name in ("step", "plan") if name in net.about},
         "task": task.name,
         "version": version,
         "calibration": json.dumps(factors),
         "familiar": known,
-        "voxel_size": json.dumps([round(edge, 3) for edge in edges]),
+        "voxel_size": json.dumps([round(edge, 3) for edge in reach]),
     }
-    content = store.pack(net, dict(task.architecture), **about)
+    content = store.pack(net, dict(task.architecture), **header)
     if len(content) > LARGEST:
         raise InputError(
             f"the weights of {task.name} take {len(content) / 1e6:.1f} MB, and at most {LARGEST / 1e6:.0f} may ship. Narrow it."
@@ -127,7 +139,7 @@ def release(
         "share": share,
         "code": __version__,
         "command": command,
-        "data": f"{len(seen)} simulated volumes, edges {edges[0]:.2f} to {edges[1]:.2f} mm; no scan of anybody",
+        "data": f"{len(seen)} simulated volumes, edges {edges[0]:.2f} to {edges[1]:.2f} mm{history}; no scan of anybody",
         "validation": {
             "volumes": len(judged),
             "error_before": round(fmean(one.before for one in judged), 2),
@@ -162,15 +174,30 @@ def _filed(content: bytes, entry: Mapping[str, Any], name: str, folder: Path) ->
     return weights
 
 
-def _familiar(task: Task, files: Sequence[Path], device: str) -> tuple[str, tuple[float, float]]:
-    """Learn from what the network sees first of training volumes what is familiar, and between which edges, mm, their voxels are."""
-    rows, edges = [], []
+def _released(task: Task, path: Path) -> Mapping[str, str]:
+    """Return what a file of weights tells of itself, which must have been released."""
+    about = trained(task, path).about
+    missing = [name for name in ("familiar", "voxel_size", "version") if name not in about]
+    if missing:
+        raise InputError(
+            f"{path} does not tell {', '.join(missing)}: it was never released. Give weights that paradia train release wrote."
+        )
+    return about
+
+
+def _familiar(task: Task, files: Sequence[Path], device: str) -> str:
+    """Learn from what the network sees first of training volumes what is familiar."""
+    rows = []
     for number, file in enumerate(files):
-        volume = read(file, device)
-        lesson = task.lesson(volume, torch.Generator().manual_seed(number))
+        lesson = task.lesson(read(file, device), torch.Generator().manual_seed(number))
         rows.append(statistics(lesson.channels, lesson.mask))
-        edges += [*volume.window.grid.voxel_size]
-    return to_json(learn(torch.stack(rows))), (min(edges), max(edges))
+    return to_json(learn(torch.stack(rows)))
+
+
+def _edges(files: Sequence[Path]) -> tuple[float, float]:
+    """Return the smallest and the largest edge of the voxels of volumes, mm."""
+    edges = [edge for file in files for edge in about(file)["voxel_size"]]
+    return min(edges), max(edges)
 
 
 def _put(path: Path, content: bytes) -> None:

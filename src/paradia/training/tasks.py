@@ -19,8 +19,8 @@ from paradia.scan import Scan
 from paradia.training.volumes import Prepared
 
 LOCAL, SETTLED = 0.35, 0.4
-"""Shares of the lessons of `varnet` that begin with a local field, and with what the total field made of a first proposal; the others begin
-with the joint fit."""
+"""Shares of the lessons that begin with a local field, and with what the total field made of a first proposal; the others begin with the
+joint fit."""
 
 PATCH = 6
 """Voxels over which relaxivities differ."""
@@ -74,15 +74,18 @@ class Task:
 def _inversion(volume: Prepared, generator: torch.Generator) -> Lesson:
     """χ from the local field: true with noise and leftovers, as the joint fit found it, or as the total field settled it once."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
+    held, chi = problem(*_begun(maps, generator), mask, maps["noise"], grid)
+    return _lesson(held, chi, centred(maps["chi_pos"] - maps["chi_neg"], mask))
+
+
+def _begun(maps: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw what came before: a local field and the χ to begin with, ppm."""
     drawn = float(torch.rand((), generator=generator))
     if drawn < LOCAL:
-        field, start = maps["field"], maps["chi_local"]
-    elif drawn < LOCAL + SETTLED:
-        field, start = maps["field_settled"], maps["chi_settled"]
-    else:
-        field, start = maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
-    held, chi = problem(field, start, mask, maps["noise"], grid)
-    return _lesson(held, chi, centred(maps["chi_pos"] - maps["chi_neg"], mask))
+        return maps["field"], maps["chi_local"]
+    if drawn < LOCAL + SETTLED:
+        return maps["field_settled"], maps["chi_settled"]
+    return maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
 
 
 def _lesson(held: Problem, chi: Tensor, truth: Tensor) -> Lesson:
@@ -105,10 +108,7 @@ def _background(volume: Prepared, generator: torch.Generator) -> Lesson:  # noqa
 def _separation(volume: Prepared, generator: torch.Generator) -> Lesson:
     """χ+ and χ− with R2′ from spin echoes or with R2* alone, as often: the noise of the rate tells the network which."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
-    if torch.rand((), generator=generator) < 0.5:
-        field, start = maps["field"], maps["chi_local"]
-    else:
-        field, start = maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
+    field, start = _begun(maps, generator)
     known, chi = unrolled.problem(field, start, mask, maps["noise"], grid)
     off = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()  # nobody knows Dr exactly
     dr = (volume.dr_pos * off[0], volume.dr_neg * off[1])

@@ -11,7 +11,7 @@ import time
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -87,21 +87,28 @@ def write(path: Path, volume: Prepared) -> None:
     for name, image in volume.maps.items():
         tensors[name] = (image[box] * _factor(name)).clamp(-6e4, 6e4).to(torch.float16).contiguous()
     grid = volume.window.grid
-    about = {"voxel_size": grid.voxel_size, "b0_dir": grid.b0_dir, "b0": volume.b0, "dr_pos": volume.dr_pos, "dr_neg": volume.dr_neg}
+    facts = {"voxel_size": grid.voxel_size, "b0_dir": grid.b0_dir, "b0": volume.b0, "dr_pos": volume.dr_pos, "dr_neg": volume.dr_neg}
     part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={"about": json.dumps(about)})
+    save_file(tensors, part, metadata={"about": json.dumps(facts)})
     part.rename(path)
 
 
 def read(path: Path, device: str = "cpu") -> Prepared:
     """Read what `write` wrote, onto a device."""
+    facts = about(path)
     with safe_open(path, "pt", device=device) as file:
-        about = json.loads(file.metadata()["about"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     mask = tensors.pop("mask")
-    window = Window.around(mask, Grid(tuple(mask.shape), tuple(about["voxel_size"]), tuple(about["b0_dir"])), MARGIN)
+    window = Window.around(mask, Grid(tuple(mask.shape), tuple(facts["voxel_size"]), tuple(facts["b0_dir"])), MARGIN)
     maps = {name: window.take(image.float() / _factor(name)) for name, image in tensors.items()}
-    return Prepared(window, maps, about["b0"], about["dr_pos"], about["dr_neg"])
+    return Prepared(window, maps, facts["b0"], facts["dr_pos"], facts["dr_neg"])
+
+
+def about(path: Path) -> dict[str, Any]:
+    """Return voxel size, direction of B0, field strength and relaxivities of a volume, without reading its maps."""
+    with safe_open(path, "pt") as file:
+        facts: dict[str, Any] = json.loads(file.metadata()["about"])
+    return facts
 
 
 def _factor(name: str) -> float:
