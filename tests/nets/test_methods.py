@@ -14,7 +14,7 @@ import torch
 
 from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError, ParadiaWarning, WeightsError
 from paradia.grid import Grid
-from paradia.nets import familiar, store
+from paradia.nets import familiar, store, total
 from paradia.nets.unet import UNet3d
 from paradia.operators.dipole import Dipole
 from paradia.registry import load
@@ -293,7 +293,7 @@ def test_between_its_networks_nextqsm_trusts_the_mended_field_as_far_as_the_firs
     """What it inverts anew, with which noise, what the second network begins with, and that it sees what the fit left over."""
     use()
     seen, shown = {}, []
-    single, invert, pose, mend = nextqsm.load, nextqsm.load("inversion", "l1bayes").function, nextqsm.problem, nextqsm.clear
+    single, invert, pose, mend = total.load, total.load("inversion", "l1bayes").function, total.problem, total.clear
 
     def inverted(field, mask, grid, noise, **knobs):
         seen["field"], seen["noise"], seen["chi"] = field, noise, invert(field, mask, grid, noise, **knobs)
@@ -307,9 +307,9 @@ def test_between_its_networks_nextqsm_trusts_the_mended_field_as_far_as_the_firs
         seen["mended"], seen["rest"] = mend(*given), given[4]
         return seen["mended"]
 
-    monkeypatch.setattr(nextqsm, "load", lambda stage, name: replace(single(stage, name), function=inverted))
-    monkeypatch.setattr(nextqsm, "problem", posed)
-    monkeypatch.setattr(nextqsm, "clear", mended)
+    monkeypatch.setattr(total, "load", lambda stage, name: replace(single(stage, name), function=inverted))
+    monkeypatch.setattr(total, "problem", posed)
+    monkeypatch.setattr(total, "clear", mended)
     result = nextqsm.nextqsm(case.total, case.mask, case.grid, case.noise, start=20, rounds=2, max_iter=5)
     field, start, inside = shown[0]
     torch.testing.assert_close(seen["noise"][inside], torch.hypot(case.noise, result.local_noise)[case.mask])
@@ -323,7 +323,7 @@ def test_nextqsm_hands_both_sides_from_one_stage_to_the_next(case, use, monkeypa
     """What was found outside is where the next stage begins, and the network sees the χ, its field and what is left over."""
     use()
     settled, posed = [], []
-    settle, pose = nextqsm.settle, nextqsm.problem
+    settle, pose = total.settle, total.problem
 
     def spied(estimate, outside, field, deviation, mask, dipole, **knobs):
         found = settle(estimate, outside, field, deviation, mask, dipole, **knobs)
@@ -334,8 +334,8 @@ def test_nextqsm_hands_both_sides_from_one_stage_to_the_next(case, use, monkeypa
         posed.append((field, start))
         return pose(field, start, *rest)
 
-    monkeypatch.setattr(nextqsm, "settle", spied)
-    monkeypatch.setattr(nextqsm, "problem", shown)
+    monkeypatch.setattr(total, "settle", spied)
+    monkeypatch.setattr(total, "problem", shown)
     result = nextqsm.nextqsm(case.total, case.mask, case.grid, case.noise, start=20, rounds=2, max_iter=5, stages=3)
     assert len(settled) == 3
     assert len(posed) == 3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -12,12 +10,10 @@ from paradia.fft import Window, each_of
 from paradia.grid import Grid
 from paradia.nets.checks import TOTAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
-from paradia.nets.settled import AROUND, FEW, ITERATIONS, TRUST, settle
+from paradia.nets.settled import ITERATIONS, TRUST
 from paradia.nets.store import network
-from paradia.nets.unrolled import START_ITERATIONS, clear, problem, propose
-from paradia.registry import load
-from paradia.sources.doubt import believed, doubt
-from paradia.sources.fit import BRISK, MODEL_ERROR, fit
+from paradia.nets.total import invert
+from paradia.sources.fit import BRISK, fit
 from paradia.sources.inside import within
 from paradia.sources.split import MARGIN, Effort
 from paradia.types import Callback, Image, LearnedSources, Mask, Volume
@@ -111,29 +107,14 @@ def nextqsm(
     background, inversion = (network(name, str(total_field.device)) for name in WEIGHTS)
     check_voxels(grid, background, inversion)
     known = None if noise is None else window.take(noise).float()
-    l1bayes = load("inversion", "l1bayes").function  # stages know no other by import
 
     def one(field: Tensor) -> tuple[Tensor, ...]:
         if not field.any():
             return *[torch.zeros_like(field)] * 5, field.new_zeros(())
         fitted = fit(window, field, known, Effort(start, rounds, max_iter), callback)
-        loud, wrong = believed(field, window.mask, known), doubt(field, window.mask, known, MODEL_ERROR)
-        mended = clear(background, field, fitted.local_field, fitted.chi, fitted.rest, loud, window)
-        sharp = l1bayes(
-            mended.value, window.mask, window.grid, torch.hypot(loud, mended.deviation), max_iter=START_ITERATIONS, tol=math.inf
-        )
-        seen, chi, outside, strange = mended.value + fitted.rest, sharp, fitted.outside, mended.novelty
-        for more in reversed(range(stages)):
-            held, chi = problem(seen, chi, window.mask, loud, window.grid)
-            asked = propose(inversion, chi, held, last=not more)
-            strange = max(strange, asked.novelty)
-            sure = asked._replace(deviation=asked.deviation * inversion.calibration[0])
-            steps = refine // FEW if more else refine
-            chi, outside, rest = settle(sure, outside, field, wrong, window.mask, held.dipole, around=AROUND, trust=trust, iterations=steps)
-            local = torch.where(window.mask, held.dipole(chi), 0.0)
-            seen = local + rest
+        *found, strange = invert(background, inversion, field, known, fitted, window, stages=stages, trust=trust, refine=refine)
         tell(strange, "nextqsm")
-        return chi, sure.deviation, local, mended.deviation, rest, field.new_tensor(strange)
+        return *found, field.new_tensor(strange)
 
     *maps, strange = each_of(one, window.take(within(total_field, mask)).float())
     chi, chi_noise, local_field, local_noise, left = (window.put(image).to(total_field) for image in maps)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from paradia.errors import ParadiaWarning
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.inversion.l1bayes import l1bayes
-from paradia.nets.settled import FEW, ITERATIONS
+from paradia.nets.settled import FEW, ITERATIONS, TRUST
+from paradia.nets.store import network
+from paradia.nets.total import invert
 from paradia.nets.unrolled import START_ITERATIONS
 from paradia.simulate.examples import Example, Recipe, example
-from paradia.singlestep.nextqsm import nextqsm
+from paradia.singlestep.nextqsm import WEIGHTS
 from paradia.sources.fit import QUICK, fit
 from paradia.sources.split import MARGIN
 
@@ -73,10 +72,10 @@ def prepare(found: Example, seed: int) -> Prepared:
     maps["chi_local"] = l1bayes(maps["field"], window.mask, window.grid, noise=noise, max_iter=START_ITERATIONS)
     fitted = fit(window, maps["total_field"], noise, QUICK)
     maps["chi_joint"], maps["local_joint"], maps["rest_joint"] = fitted.chi, fitted.local_field, fitted.rest
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ParadiaWarning)  # that a volume to train on is like none before
-        settled = nextqsm(maps["total_field"], window.mask, window.grid, noise, stages=1, refine=ITERATIONS // FEW, **asdict(QUICK))
-    maps["chi_settled"], maps["field_settled"] = settled.chi, settled.local_field + settled.residual
+    background, inversion = (network(name, str(noise.device)) for name in WEIGHTS)
+    few = ITERATIONS // FEW
+    solved = invert(background, inversion, maps["total_field"], noise, fitted, window, stages=1, trust=TRUST, refine=few)
+    maps["chi_settled"], maps["field_settled"] = solved.chi, solved.local_field + solved.rest
     return Prepared(window, maps, found.b0, found.dr_pos, found.dr_neg)
 
 

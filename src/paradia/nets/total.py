@@ -1,0 +1,93 @@
+"""From a total field and a fit of it to χ: one network mends the local field, another is asked in turn with the total one."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from paradia.fft import Window
+from paradia.nets.settled import AROUND, FEW, settle
+from paradia.nets.unet import UNet3d
+from paradia.nets.unrolled import START_ITERATIONS, clear, problem, propose
+from paradia.registry import load
+from paradia.sources.doubt import believed, doubt
+from paradia.sources.fit import MODEL_ERROR, Fitted
+
+
+class Solved(NamedTuple):
+    """A total field explained, in its window. All (x, y, z), ppm, zero outside the mask."""
+
+    chi: Tensor
+    """Mean zero in the mask."""
+    deviation: Tensor
+    """Of χ, as the second network left it."""
+    local_field: Tensor
+    """That of χ."""
+    local_deviation: Tensor
+    """Of the local field, as the first network left it."""
+    rest: Tensor
+    """What sources on neither side explain of the total field."""
+    novelty: float
+    """The largest that any question was told, see `familiar.novelty`."""
+
+
+def invert(
+    background: UNet3d,
+    inversion: UNet3d,
+    field: Tensor,
+    noise: Tensor | None,
+    fitted: Fitted,
+    window: Window,
+    *,
+    stages: int,
+    trust: float,
+    refine: int,
+) -> Solved:
+    """Mend the local field of a fit, invert it, and let network and total field better the χ in turn.
+
+    Parameters
+    ----------
+    background
+        See `unrolled.clear`.
+    inversion
+        See `unrolled.propose`.
+    field
+        Total field in the window, ppm, zero outside the mask.
+    noise
+        Its standard deviation, ppm; judged from its roughness without it.
+    fitted
+        What `sources.fit` made of it.
+    window
+        Around the mask.
+    stages
+        How often the second network is asked.
+    trust
+        See `settled.settle`.
+    refine
+        Iterations in which the field settles the last proposal; `settled.FEW` times fewer those before it, and none leaves all to the
+        networks.
+
+    Returns
+    -------
+    Solved
+        χ and all that belongs to it.
+    """
+    mask, grid = window.mask, window.grid
+    l1bayes = load("inversion", "l1bayes").function  # a stage, which only the registry knows
+    loud, wrong = believed(field, mask, noise), doubt(field, mask, noise, MODEL_ERROR)
+    mended = clear(background, field, fitted.local_field, fitted.chi, fitted.rest, loud, window)
+    chi = l1bayes(mended.value, mask, grid, torch.hypot(loud, mended.deviation), max_iter=START_ITERATIONS, tol=math.inf)
+    seen, outside, strange = mended.value + fitted.rest, fitted.outside, mended.novelty
+    for more in reversed(range(stages)):
+        held, chi = problem(seen, chi, mask, loud, grid)
+        asked = propose(inversion, chi, held, last=not more)
+        strange = max(strange, asked.novelty)
+        sure = asked._replace(deviation=asked.deviation * inversion.calibration[0])
+        steps = refine // FEW if more else refine
+        chi, outside, rest = settle(sure, outside, field, wrong, mask, held.dipole, around=AROUND, trust=trust, iterations=steps)
+        local = torch.where(mask, held.dipole(chi), 0.0)
+        seen = local + rest
+    return Solved(chi, sure.deviation, local, mended.deviation, rest, strange)
