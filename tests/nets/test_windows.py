@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 
 import pytest
 import torch
@@ -23,7 +23,6 @@ def net():
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(windows, "WINDOW", 56)
     monkeypatch.setattr(windows, "BORDER", 20)
 
 
@@ -36,29 +35,52 @@ def test_it_sees_no_further_than_the_border(net, small):
     assert 4 < reach < windows.BORDER
 
 
-@pytest.mark.parametrize("sizes", [(96, 40, 33), (67, 57, 18), (57, 56, 55)])
-def test_windows_equal_the_whole(net, small, sizes):
-    channels = torch.randn(1, *sizes)
-    whole = windows._once(net, channels)
-    torch.testing.assert_close(windows._windows(net, channels), whole, rtol=0, atol=0.02 * float(whole.std()))  # half precision
+@pytest.mark.parametrize("sizes", [(96, 40, 33), (67, 57, 18), (97, 96, 65)])
+def test_windows_equal_the_whole(net, small, sizes, monkeypatch):
+    channels, asked, once = torch.randn(1, *sizes), [], windows._once
+    whole = once(net, channels)
+    monkeypatch.setattr(windows, "_once", lambda net, part: asked.append(part[0].numel()) or once(net, part))
+    most = 0.8 * channels.numel()
+    answer = windows._windows(net, channels, most)
+    assert len(asked) > 1
+    assert max(asked) <= most
+    torch.testing.assert_close(answer, whole, rtol=0, atol=0.02 * float(whole.std()))  # half precision
     torch.testing.assert_close(whole, net(channels[None])[0], rtol=0, atol=0.15 * float(whole.std()))
 
 
 def test_what_is_too_large_goes_in_windows(net, small, monkeypatch):
     asked = []
-    monkeypatch.setattr(windows, "_windows", lambda net, channels: asked.append(channels.shape) or channels)
-    windows.apply(net, torch.zeros(1, 20, 20, 20))
+    monkeypatch.setattr(windows, "_windows", lambda net, channels, most: asked.append((channels.shape, most)) or channels)
+    channels = torch.ones(1, 20, 20, 20)
+    windows.apply(net, channels)
     assert not asked
-    monkeypatch.setattr(windows, "LIMIT", windows.BYTES * 20**3 - 1)
-    windows.apply(net, torch.zeros(1, 20, 20, 20))
-    assert asked == [(1, 20, 20, 20)]
+    monkeypatch.setattr(windows, "LIMIT", windows.BYTES * (20**3 - 1))
+    windows.apply(net, channels)
+    assert asked == [((1, 20, 20, 20), 20**3 - 1)]
+
+
+def test_what_is_nothing_all_around_is_not_seen(net, monkeypatch):
+    """Zeros beyond the margin are not asked for, blocks stay where they are, and a volume of nothing has no answer."""
+    channels, asked, once = torch.zeros(1, 61, 60, 59), [], windows._once
+    channels[0, 25:36, 20:30, 23:31] = torch.randn(11, 10, 8)
+    monkeypatch.setattr(windows, "_once", lambda net, part: asked.append(tuple(part.shape[1:])) or once(net, part))
+    answer = windows.apply(net, channels)
+    assert asked == [(28, 26, 25)]  # 17 to 44 begins at 16, 12 to 38, 15 to 39 at 14
+    alone = once(net, channels[:, 16:44, 12:38, 14:39])
+    assert torch.equal(answer[:, 16:44, 12:38, 14:39], alone)
+    answer[:, 16:44, 12:38, 14:39] = 0
+    assert not answer.any()
+    nothing = windows.apply(net, torch.zeros(1, 9, 8, 7))
+    assert nothing.shape == (1, 9, 8, 7)
+    assert not nothing.any()
+    assert len(asked) == 1
 
 
 def test_out_of_memory_goes_on_in_windows_and_is_said(net, small, monkeypatch):
-    channels, once = torch.randn(1, 60, 20, 20), windows._once
+    channels, once = torch.randn(1, 180, 20, 20), windows._once
 
     def little(net, part):
-        if part.shape[1] > 56:
+        if part.shape[1] > 90:
             raise torch.OutOfMemoryError("no room")
         return once(net, part)
 
@@ -117,13 +139,26 @@ def test_every_voxel_is_answered_at_its_own_place(net, monkeypatch, sizes):
     torch.testing.assert_close(windows.ask(net, channels), channels)
 
 
-@pytest.mark.parametrize("size", [1, 31, 56, 57, 80, 200])
-def test_windows_begin_at_multiples_and_reach_the_end(size, small):
-    starts = windows._starts(size, 4)
-    assert starts[0] == 0
-    assert all(start % 4 == 0 for start in starts)
-    assert starts[-1] + windows.WINDOW >= size
-    assert all(b - a <= windows.WINDOW - 2 * windows.BORDER for a, b in itertools.pairwise(starts))
+@pytest.mark.parametrize("sizes", [(1, 31, 56), (57, 80, 200), (161, 191, 144)])
+@pytest.mark.parametrize("most", [1e5, 4e5, 3e6])
+def test_windows_cover_each_voxel_once_and_see_around_it(sizes, most):
+    tiles = windows._tiles(sizes, 16, 16, most)
+    for size, axis in zip(sizes, tiles, strict=True):
+        owned = [place for own, _ in axis for place in range(own.start, own.stop)]
+        assert owned == list(range(size))
+        for own, wide in axis:
+            assert wide.start % 16 == 0
+            assert wide.start == max(own.start - 16, 0)
+            assert wide.stop == min(own.stop + 16, size)
+    largest = math.prod(max(wide.stop - wide.start for _, wide in axis) for axis in tiles)
+    assert largest <= max(most, 48**3)
+
+
+def test_windows_are_those_of_the_least_work():
+    """Two halves along the axis that makes them smallest, rather than four quarters."""
+    tiles = windows._tiles((160, 190, 144), 16, 16, 3e6)
+    assert [len(axis) for axis in tiles] == [1, 2, 1]
+    assert [len(axis) for axis in windows._tiles((96, 96, 96), 16, 16, 1e6)] == [1, 1, 1]
 
 
 def test_the_answer_may_enter_a_graph(net):

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from paradia.errors import InputError, ParadiaWarning
+from paradia.fft import bounding_box
 from paradia.nets.unet import UNet3d
 
 SAMPLES = 200_000
@@ -51,6 +52,8 @@ def statistics(channels: Float[Tensor, "channel x y z"], mask: Bool[Tensor, "x y
     mask
         Voxels that count.
     """
+    box = bounding_box(mask)
+    channels, mask = channels[(slice(None), *box)], mask[box]
     inside = channels[:, mask]
     mean, deviation = inside.mean(1), inside.std(1, correction=int(inside.shape[1] > 1)).clamp_min(1e-4)
     few = inside[:, :: max(1, inside.shape[1] // SAMPLES)].sort(1).values

@@ -77,7 +77,7 @@ class UNet3d(nn.Module):
         super().__init__()
         self.calibration: tuple[float, ...] = (1.0,) * (outputs // 2)
         self.about: Mapping[str, str] = {}
-        self.fold = fold
+        self.fold, self.outputs = fold, outputs
         self.multiple = fold * 2 ** (len(widths) - 1)
         folded = inputs * fold**3
         self.down = nn.ModuleList(Block(a, b) for a, b in itertools.pairwise([folded, *widths]))
