@@ -138,9 +138,13 @@ def echoes(case: Judged, scan: Scan) -> dict[str, torch.Tensor]:
     return {"magnitude": seen.abs(), "phase": seen.angle(), "r2star": decay * case.mask}
 
 
+WHOLE = {"nextqsm": "singlestep"}
+"""Single steps whose local field is held against those of background removals."""
+
+
 def attempt(stage: str, method: str, case: Judged, board: dict[str, Any]) -> Score | str:
     """Run and score, or say in a few words why not."""
-    steps = list(zip(STAGES[:2], method.split("+"), strict=True)) if stage == "pairs" else [(stage, method)]
+    steps = list(zip(STAGES[:2], method.split("+"), strict=True)) if stage == "pairs" else [(WHOLE.get(method, stage), method)]
     given = dict(board)
     if stage in ("pairs", "singlestep", "background"):
         given.pop("local_field")  # the truth, which these have to find

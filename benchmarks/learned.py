@@ -46,7 +46,7 @@ CLASSICAL = {
     "pairs": ("vsharp+tv", "joint+l1bayes"),
     "singlestep": ("tgv", "joint"),
 }
-LEARNED = {"inversion": "varnet", "background": "bgnet", "pairs": "bgnet+varnet", "singlestep": "nextqsm"}
+LEARNED = {"inversion": ("varnet",), "background": ("bgnet", "nextqsm"), "pairs": ("bgnet+varnet",), "singlestep": ("nextqsm",)}
 """What is compared, by stage; `accuracy.py` measures all others."""
 
 
@@ -114,13 +114,13 @@ def errors(heads: dict[str, Judged], keep: Path | None = None) -> list[str]:
     for stage, names in CLASSICAL.items():
         lines += ["", f"## {FED[stage]}", "", f"| method | {' | '.join(heads)} | mean |", "|---" * (len(heads) + 2) + "|"]
         rows: dict[str, dict[str, Score | str]] = {}
-        for method in (*names, LEARNED[stage]):
+        for method in (*names, *LEARNED[stage]):
             rows[method] = {}
             for name, case in heads.items():
                 begun, key = time.perf_counter(), f"{name} {stage} {method}"
                 found = Score(*kept[key]) if key in kept else attempt(stage, method, case, data(case, "cpu"))
                 rows[method][name] = found
-                if keep and isinstance(found, Score) and method != LEARNED[stage]:
+                if keep and isinstance(found, Score) and method not in LEARNED[stage]:
                     kept[key] = [*found]
                     keep.write_text(json.dumps(kept))
                 print(f"{name}: {stage} {method}: {rows[method][name]}, {time.perf_counter() - begun:.1f} s", file=sys.stderr, flush=True)
@@ -130,14 +130,10 @@ def errors(heads: dict[str, Judged], keep: Path | None = None) -> list[str]:
             mean = " / ".join(f"{sum(score[n] for score in scores) / len(scores):.1f}" for n in (0, 1)) if scores else "–"
             lines.append(f"| {method} | {' | '.join(shown)} | {mean} |")
         least = _least(rows, names)
-        told = [cell.whole for cell in rows[LEARNED[stage]].values() if isinstance(cell, Score)]
-        if len(told) == len(heads):
-            ratio = [rows[LEARNED[stage]][name].whole / least[name] for name in heads]  # type: ignore[union-attr]
-            lines += [
-                "",
-                f"{LEARNED[stage]} over the best classical method of each head: "
-                f"{', '.join(f'{name} {value:.2f}' for name, value in zip(heads, ratio, strict=True))}.",
-            ]
+        for method in LEARNED[stage]:
+            told = {name: cell.whole for name, cell in rows[method].items() if isinstance(cell, Score)}
+            ratios = ", ".join(f"{name} {value / least[name]:.2f}" for name, value in told.items())
+            lines += ["", f"{method} over the best classical method of each head: {ratios}."]
     return lines
 
 
