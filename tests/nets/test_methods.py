@@ -358,6 +358,9 @@ def test_what_nextqsm_returns_belongs_together(case, use):
     assert off.norm() < 0.05 * result.local_field[case.mask].norm()  # the window's margin is narrower
     assert 0.3 < result.residual[case.mask].std() / case.noise[0, 0, 0] < 1.2  # noise, some of it fitted
     assert (case.total - result.local_field)[case.mask].std() > 10 * result.residual[case.mask].std()
+    kept = nextqsm.nextqsm(case.total, case.mask, case.grid, case.noise, start=20, rounds=2, max_iter=5, residual=True)
+    assert torch.equal(kept.chi, result.chi)
+    torch.testing.assert_close(kept.local_field, result.local_field + result.residual)
     once = nextqsm.nextqsm(case.total, case.mask, case.grid, case.noise, start=20, rounds=2, max_iter=5, stages=1)
     assert (once.chi - result.chi).norm() > 1e-3 * once.chi.norm()
 

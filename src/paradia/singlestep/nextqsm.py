@@ -35,6 +35,7 @@ def nextqsm(
     start: int = BRISK.start,
     rounds: int = BRISK.rounds,
     max_iter: int = BRISK.max_iter,
+    residual: bool = False,
     callback: Callback | None = None,
 ) -> LearnedSources:
     r"""Fit sources inside and outside together; one network mends the local field, another in turn with the total field the χ.
@@ -70,6 +71,8 @@ def nextqsm(
         How often the fit learns where edges are.
     max_iter
         Iterations in each round.
+    residual
+        Whether what neither side explains, noise for the most part, stays in the local field: a separation may tell what it is.
     callback
         Called as ``callback(iteration, relative_change)`` in the fit.
 
@@ -118,4 +121,6 @@ def nextqsm(
 
     *maps, strange = each_of(one, window.take(within(total_field, mask)).float())
     chi, chi_noise, local_field, local_noise, left = (window.put(image).to(total_field) for image in maps)
+    if residual:
+        local_field = local_field + left
     return LearnedSources(chi, chi_noise, local_field, local_noise, left, strange.to(total_field))
