@@ -6,7 +6,8 @@ Every method gets what a user has: a simulated multi-echo scan goes through unwr
 (`l1bayes`) and reference (`whole_brain`); R2* is freed from dephasing; R2 comes from a simulated train of spin echoes, or is not known.
 ``held-out`` is a head of the simulator from a seed that no training used, made twice as fine; ``zubal`` is another anatomy, drawn by
 hand; it needs the folder of real inputs beside the repository and stays there. ``untouched`` was measured after all choices were made,
-never to make them. Calcifications and a rimmed plaque are drawn into all of them.
+never to make them. Calcifications and a rimmed plaque are drawn into all of them. After ``nextqsm+`` a method gets the local field and χ
+that `nextqsm` finds, what it leaves unexplained included.
 """
 
 from __future__ import annotations
@@ -77,8 +78,14 @@ ECHOES = {3.0: (0.004, 0.011, 0.018, 0.025, 0.032), 7.0: (0.003, 0.007, 0.011, 0
 
 SPIN = ("closed_form", "chisep_medi", "chisep_ilsqr", "wavesep", "decompose", "sepnet_r2prime")
 ALONE = ("r2star_qsm", "closed_form", "chisep_medi", "chisep_ilsqr", "wavesep", "decompose", "sepnet_r2star")
-GROUPS = {"with spin echoes": SPIN, "gradient echoes alone": ALONE}
+AFTER = "nextqsm+"
+"""Before the name of a method: with the local field and χ that `nextqsm` finds instead of those of `joint` and `l1bayes`."""
+GROUPS = {
+    "with spin echoes": (*SPIN, f"{AFTER}chisep_medi", f"{AFTER}sepnet_r2prime"),
+    "gradient echoes alone": (*ALONE, f"{AFTER}r2star_qsm", f"{AFTER}sepnet_r2star"),
+}
 SHAPE = (192, 192, 128)
+NETWORKS = {"nextqsm": ("bgnet", "varnet"), "sepnet_r2prime": ("sepnet",), "sepnet_r2star": ("sepnet",)}
 TITLES = {"accuracy": "simulated heads that nothing was trained on", "time": "time and memory", "lesions": "classes of lesions"}
 
 
@@ -131,7 +138,7 @@ def main() -> None:
 def trained(name: str) -> bool:
     """Whether the weights that a method asks for are here."""
     try:
-        return bool(network("sepnet")) if name.startswith("sepnet") else True
+        return all(bool(network(asked)) for part in name.split("+") for asked in NETWORKS.get(part, ()))
     except WeightsError:
         return False
 
@@ -164,7 +171,12 @@ def board_of(head: Subject, snr: float) -> dict[str, Any]:
     board = {"magnitude": gre.images.abs(), "phase": gre.images.angle(), "grid": gre.grid, "scan": gre.scan, "mask": gre.mask}
     board |= {"spin_echo_magnitude": train.images.abs(), "spin_echo_scan": train.scan}
     outcome = execute(Protocol.load("separation-classical").without(["separation"]), board)
-    return {**board, **outcome.maps, "mask": outcome.maps.get("local_mask", gre.mask)}
+    board = {**board, **outcome.maps, "mask": outcome.maps.get("local_mask", gre.mask)}
+    if trained(f"{AFTER}sepnet_r2prime"):
+        method = load("singlestep", "nextqsm")
+        found = method.function(**{name: board[name] for name in method.takes if name in board}, residual=True)
+        board[AFTER] = {"local_field": found.local_field, "chi": found.chi - found.chi[board["mask"]].mean() * board["mask"]}
+    return board
 
 
 def given(board: dict[str, Any], group: str) -> dict[str, Any]:
@@ -177,8 +189,9 @@ def given(board: dict[str, Any], group: str) -> dict[str, Any]:
 
 
 def separated(name: str, board: dict[str, Any], **knobs: Any) -> tuple[Tensor, Tensor]:
-    method = load("separation", name)
-    data = {key: board[key] for key in method.takes if key in board}
+    method = load("separation", name.removeprefix(AFTER))
+    given = {**board, **board[AFTER]} if name.startswith(AFTER) else board
+    data = {key: given[key] for key in method.takes if key in given}
     if name.startswith("sepnet"):
         data.pop("chi", None)
     result = method.function(**data, **knobs)
