@@ -26,7 +26,9 @@ MAPS = {
     "desc-sourceResidual_localfield": "ppm",
     "desc-residual_R2primemap": "1/s",
 }
-QUICK = ("--protocol", "separation", "--set", "mask.method=quality", "fieldmap.method=linear", "background.method=vsharp")
+PLAIN = ("--set", "mask.method=quality", "fieldmap.method=linear")
+BRIEF = ("singlestep.start=20", "singlestep.rounds=2", "singlestep.max_iter=5", "singlestep.refine=6")
+QUICK = ("--protocol", "separation", *PLAIN, *BRIEF)
 RATES = ("R2map", "desc-noise_R2map", "R2primemap", "desc-noise_R2primemap")
 
 
@@ -189,7 +191,7 @@ def test_a_single_step_writes_both_maps_and_the_relaxivity(command, small, tmp_p
 @pytest.mark.parametrize(("label", "method"), [("with", "chisep_medi"), ("without", "r2star_qsm")])
 def test_without_a_network(label, method, command, study, tmp_path):
     """The classical protocol needs no weights, with spin echoes and without, and says which it was."""
-    words = [word if word != "separation" else "separation-classical" for word in QUICK]
+    words = ("--protocol", "separation-classical", *PLAIN, "background.method=vsharp")
     told = command("run", study, tmp_path / "out", *words, "--participant-label", label)
     assert told.status == 0, told.err
     for suffix in ("desc-paramagnetic_Chimap", "desc-diamagnetic_Chimap"):
@@ -205,14 +207,20 @@ def test_without_a_network(label, method, command, study, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("protocol", "network", "other"), [("separation", "sepnet", "separation-classical"), ("learned", "bgnet", "consensus")]
-)
-def test_missing_weights_are_told_before_anything_is_computed(protocol, network, other, command, study, tmp_path, monkeypatch):
+    ("protocol", "there", "asked", "other"),
+    [
+        ("separation", (), "asks the networks bgnet and varnet", "separation-classical"),
+        ("separation", ("bgnet", "varnet"), "sepnet_r2prime in the protocol separation asks the network sepnet", "separation-classical"),
+        ("learned", ("varnet",), "singlestep nextqsm in the protocol learned asks the network bgnet", "consensus"),
+    ],
+)  # fmt: skip
+def test_missing_weights_are_told_before_anything_is_computed(protocol, there, asked, other, command, study, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "FOLDER", tmp_path)
+    (tmp_path / "weights.toml").write_text("".join(f'[{name}]\nfile = "{name}.safetensors"\n' for name in there))
     told = command("run", study, tmp_path / "out", "--protocol", protocol)
     said = re.sub(r"\s+", " ", told.err)
     assert told.status != 0
-    assert f"asks the network {network}" in said
+    assert asked in said
     assert f"Take --protocol {other}, which needs no network" in said
     assert not (tmp_path / "out").exists()
 

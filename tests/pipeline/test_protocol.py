@@ -94,8 +94,8 @@ def test_knobs_without_limits_may_have_none():
 
 def test_the_word_false_does_not_pass_for_true():
     """It is no TOML, and every word that is not empty is true to Python."""
-    with pytest.raises(InputError, match="background.residual must be true or false, got 'False'"):
-        Protocol.load("separation").turned(["background.residual=False"])
+    with pytest.raises(InputError, match="singlestep.residual must be true or false, got 'False'"):
+        Protocol.load("separation").turned(["singlestep.residual=False"])
 
 
 def test_a_description_may_have_lines_and_quotes():

@@ -86,9 +86,10 @@ def check_weights(protocol: Protocol) -> None:
         missing = [name for name in step.networks if name not in known]
         if missing:
             other = WITHOUT.get(protocol.name)
+            kind = "networks" if len(missing) > 1 else "network"
             way = f"Take --protocol {other}, which needs no network." if other else "Take a method without a network."
             raise WeightsError(
-                f"{step.stage} {step.method} in the protocol {protocol.name} asks the network {' and '.join(missing)}, whose weights are "
+                f"{step.stage} {step.method} in the protocol {protocol.name} asks the {kind} {' and '.join(missing)}, whose weights are "
                 f"not in this installation of Paradia: they have not been released with it. {way}"
             )
 
