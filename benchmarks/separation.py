@@ -219,11 +219,11 @@ def regions(found: Tensor, truth: Tensor, head: Subject, mask: Tensor, names: Se
 
 
 def together(board: dict[str, Any], head: Subject) -> list[float]:
-    """Return how the network without spin echoes goes with that which has them, over tissue: correlation and slope, χ+ then χ−."""
+    """Return how the network without spin echoes goes with that which has them, both after `nextqsm`: correlation and slope, χ+ then χ−."""
     strong = torch.isin(head.labels, torch.tensor([LABELS[name] for name in STRONG]))
     tissue = board["mask"] & ~strong
-    with_them = separated("sepnet_r2prime", given(board, "with spin echoes"), dr_pos=head.dr_pos, dr_neg=head.dr_neg)
-    without = separated("sepnet_r2star", given(board, "gradient echoes alone"), dr_pos=head.dr_pos, dr_neg=head.dr_neg)
+    with_them = separated(f"{AFTER}sepnet_r2prime", given(board, "with spin echoes"), dr_pos=head.dr_pos, dr_neg=head.dr_neg)
+    without = separated(f"{AFTER}sepnet_r2star", given(board, "gradient echoes alone"), dr_pos=head.dr_pos, dr_neg=head.dr_neg)
     values = []
     for a, b in zip(with_them, without, strict=True):
         a, b = a[tissue] - a[tissue].mean(), b[tissue] - b[tissue].mean()
@@ -255,7 +255,7 @@ def accuracy(options: argparse.Namespace) -> list[str]:
                                 if options.keep:
                                     options.keep.write_text(json.dumps(kept))
                             scores.setdefault((b0, group, name), {})[head_name, snr, factor] = Score(*kept[key])
-                if trained("sepnet_r2prime"):
+                if trained(f"{AFTER}sepnet_r2prime"):
                     key = f"{head_name} {b0:g} {snr:g} variants"
                     kept[key] = kept.get(key) or together(board, head)
                     cells = [f"{value:.2f}" for value in kept[key]]
@@ -267,7 +267,7 @@ def accuracy(options: argparse.Namespace) -> list[str]:
             rows = [name for name in names if (b0, group, name) in scores]
             lines += [f"## {b0:g} T, {group}", "", *table(rows, b0, group, scores, options), ""]
     if alike:
-        lines += ["## The network without spin echoes against that with them", "", "Over the voxels of tissue.", ""]
+        lines += ["## The network without spin echoes against that with them", "", "Over the voxels of tissue, both after `nextqsm`.", ""]
         lines += ["| head | correlation χ+ | slope χ+ | correlation χ− | slope χ− |", "|---|---|---|---|---|", *alike, ""]
     return lines
 
