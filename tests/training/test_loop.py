@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -135,31 +136,41 @@ def test_the_loss_is_least_at_the_truth_with_the_scale_of_the_error():
     target, mask = torch.randn(1, 1, 9, 8, 7), torch.ones(1, 1, 9, 8, 7)
     mask[..., :3] = 0
     error = 0.3 * torch.randn(target.shape)
-    errors = [float(loss(torch.cat([target + share * error, target * 0 - 2], 1), target, mask)[0]) for share in (0, 0.5, 1)]
+    errors = [float(loss(torch.cat([target + share * error, target * 0 - 2], 1), target, mask, 2.0)[0]) for share in (0, 0.5, 1)]
     assert errors[0] < errors[1] < errors[2]
     size = (error * mask).abs().sum() / mask.sum()
     scales = {
-        s: float(loss(torch.cat([target + error, torch.full_like(target, s)], 1), target, mask)[0]) for s in (-3.0, float(size.log()), 1.0)
+        s: float(loss(torch.cat([target + error, torch.full_like(target, s)], 1), target, mask, 2.0)[0])
+        for s in (-3.0, float(size.log()), 1.0)
     }
     assert min(scales, key=scales.get) == float(size.log())
-    assert float(loss(torch.cat([target + error, target], 1), target, mask)[1]) == pytest.approx(float(size))
+    assert float(loss(torch.cat([target + error, target], 1), target, mask, 2.0)[1]) == pytest.approx(float(size))
     spoilt = target + 50 * (1 - mask)
-    torch.testing.assert_close(loss(torch.cat([spoilt, target * 0], 1), target, mask)[1], torch.tensor(0.0))
+    torch.testing.assert_close(loss(torch.cat([spoilt, target * 0], 1), target, mask, 2.0)[1], torch.tensor(0.0))
 
 
-def test_what_is_rare_and_strong_pulls_the_answer_from_the_median_towards_the_mean(monkeypatch):
+def test_what_is_rare_and_strong_pulls_the_answer_from_the_median_towards_the_mean():
     """Three voxels in ten hold 5, the others 0: the best constant lies between the median, 0, and the mean, 1.5."""
     target = torch.zeros(1, 1, 10, 10, 10)
     target[..., :3] = 5.0
     mask = torch.ones_like(target)
 
-    def best():
-        tried = torch.linspace(-0.2, 1.8, 41).tolist()
-        return min(tried, key=lambda c: float(loss(torch.cat([torch.full_like(target, c), torch.zeros_like(target)], 1), target, mask)[0]))
+    def of(constant, squares):
+        answer = torch.cat([torch.full_like(target, constant), torch.zeros_like(target)], 1)
+        return float(loss(answer, target, mask, squares)[0])
 
-    assert 0.2 < best() < 1.5
-    monkeypatch.setattr(loop, "SQUARE_SHARE", 0.0)
-    assert best() == pytest.approx(0, abs=0.03)
+    def best(squares):
+        return min(torch.linspace(-0.2, 1.8, 41).tolist(), key=lambda constant: of(constant, squares))
+
+    assert 0.2 < best(2.0) < 1.5
+    assert best(0.0) == pytest.approx(0, abs=0.03)
+
+
+def test_a_task_says_how_much_squares_count(folder, tmp_path, monkeypatch):
+    seen, kept = [], loop.loss
+    monkeypatch.setattr(loop, "loss", lambda *given: seen.append(given[3]) or kept(*given))
+    train(replace(TOY, squares=0.7), folder, tmp_path, Plan(steps=1, batch=1, crop=8, pool=4, every=1), tell=str)
+    assert seen == [0.7]
 
 
 def test_no_single_error_outweighs_a_head():
@@ -168,7 +179,7 @@ def test_no_single_error_outweighs_a_head():
     def of(error):
         answer = torch.zeros(1, 2, 8, 8, 8)
         answer[0, 0, 4, 4, 4] = error
-        return float(loss(answer, target, torch.ones_like(target))[0])
+        return float(loss(answer, target, torch.ones_like(target), 2.0)[0])
 
     assert of(4000.0) / of(400.0) == pytest.approx(10, rel=0.1)
 
@@ -181,8 +192,8 @@ def test_a_crop_counts_by_how_far_its_start_is_off():
 
     def of(off):
         target = torch.full_like(mask, off)
-        return float(loss(torch.cat([target + error, torch.zeros_like(mask)], 1), target, mask)[0]) - float(
-            loss(torch.cat([target, torch.zeros_like(mask)], 1), target, mask)[0]
+        return float(loss(torch.cat([target + error, torch.zeros_like(mask)], 1), target, mask, 2.0)[0]) - float(
+            loss(torch.cat([target, torch.zeros_like(mask)], 1), target, mask, 2.0)[0]
         )
 
     ratio = (0.4 + loop.LITTLE) / (0.1 + loop.LITTLE)

@@ -23,8 +23,8 @@ from paradia.training.judging import covered, judge
 from paradia.training.tasks import Task
 from paradia.training.volumes import read
 
-SQUARE_SHARE, SLOPE_SHARE, DEVIATION_SHARE = 2.0, 0.5, 0.1
-"""Shares of the error's square, of its slopes and of the deviations' likelihood in the loss; the map's own error counts as one."""
+SLOPE_SHARE, DEVIATION_SHARE = 0.5, 0.1
+"""Shares of the error's slopes and of the deviations' likelihood in the loss; the map's own error counts as one."""
 
 LARGE = 4.0
 """Error, in units of the answer, beyond which its square grows like the error itself: no haemorrhage outweighs a head."""
@@ -56,7 +56,7 @@ class Plan:
     seed: int = 0
 
 
-def loss(answer: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def loss(answer: Tensor, target: Tensor, mask: Tensor, squares: float) -> tuple[Tensor, Tensor]:
     """Compare answers with targets in the mask, so that where the start is nearly right a small change matters as much.
 
     Absolute errors alone find the median of what may be there, and a sinus at the mask's edge that is more often none is none; squares
@@ -70,6 +70,8 @@ def loss(answer: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         (batch, n, x, y, z).
     mask
         (batch, 1, x, y, z), 0 or 1.
+    squares
+        Share of the error's square, as `Task.squares`.
 
     Returns
     -------
@@ -90,7 +92,7 @@ def loss(answer: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     slopes = sum((weighed.diff(dim=axis) * mask.narrow(axis, 1, mask.shape[axis] - 1)).abs().sum() for axis in (2, 3, 4)) / 3 / count
     scale = answer[:, n:].clamp(-6, 3)
     likely = ((error.detach().abs() * torch.exp(-scale) + scale) * mask).sum() / count
-    return size + SQUARE_SHARE * square + SLOPE_SHARE * slopes + DEVIATION_SHARE * likely, (error.detach().abs().sum() / count)
+    return size + squares * square + SLOPE_SHARE * slopes + DEVIATION_SHARE * likely, (error.detach().abs().sum() / count)
 
 
 def train(
@@ -190,7 +192,7 @@ class _Course:
         channels, target, mask = (part.to(self.device) for part in (channels, target, mask))
         with quick(torch.device(self.device).type):
             answer = self.net(channels.contiguous(memory_format=torch.channels_last_3d))
-        total, size = loss(answer.float(), target, mask)
+        total, size = loss(answer.float(), target, mask, self.task.squares)
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
