@@ -205,6 +205,8 @@ def measure(stage: str, name: str, folder: Path, options: argparse.Namespace) ->
     board = {n: value.to(options.device) if isinstance(value, Tensor) else value for n, value in board.items()}
     if missing := [n for n in method.needs if n not in board]:
         return {"failure": f"not measured: it needs {', '.join(missing)}"}
+    if stage == "relaxometry" and "r2star" not in method.gives:
+        return {"failure": "not measured: it does not give R2*"}
     pair = fft_pair_seconds(options.shape, options.device)
     counts: list[int] = []
     step = Step(stage, name)

@@ -13,8 +13,8 @@ from paradia.nets.settled import AROUND, FEW, settle
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import START_ITERATIONS, clear, problem, propose
 from paradia.registry import load
-from paradia.sources.doubt import believed, doubt
-from paradia.sources.fit import MODEL_ERROR, Fitted
+from paradia.sources.doubt import believed
+from paradia.sources.fit import Fitted
 
 
 class Solved(NamedTuple):
@@ -77,7 +77,7 @@ def invert(
     """
     mask, grid = window.mask, window.grid
     l1bayes = load("inversion", "l1bayes").function  # a stage, which only the registry knows
-    loud, wrong = believed(field, mask, noise), doubt(field, mask, noise, MODEL_ERROR)
+    loud = believed(field, mask, noise)
     mended = clear(background, field, fitted.local_field, fitted.chi, fitted.rest, loud, window)
     chi = l1bayes(mended.value, mask, grid, torch.hypot(loud, mended.deviation), max_iter=START_ITERATIONS, tol=math.inf)
     seen, outside, strange = mended.value + fitted.rest, fitted.outside, mended.novelty
@@ -87,7 +87,7 @@ def invert(
         strange = max(strange, asked.novelty)
         sure = asked._replace(deviation=asked.deviation * inversion.calibration[0])
         steps = refine // FEW if more else refine
-        chi, outside, rest = settle(sure, outside, field, wrong, mask, held.dipole, around=AROUND, trust=trust, iterations=steps)
+        chi, outside, rest = settle(sure, outside, field, fitted.deviation, mask, held.dipole, around=AROUND, trust=trust, iterations=steps)
         local = torch.where(mask, held.dipole(chi), 0.0)
         seen = local + rest
     return Solved(chi, sure.deviation, local, mended.deviation, rest, strange)

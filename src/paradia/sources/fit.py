@@ -36,6 +36,8 @@ class Fitted(NamedTuple):
     """What neither side explains of the total field: noise, mostly; ppm, zero outside the mask."""
     outside: Tensor
     """Sources outside the mask, ppm, zero in it."""
+    deviation: Tensor
+    """Standard deviation of the total field that the fit went by, ppm; infinite where unknown."""
 
 
 def fit(window: Window, field: Tensor, noise: Tensor | None, effort: Effort, callback: Callback | None = None) -> Fitted:
@@ -59,8 +61,9 @@ def fit(window: Window, field: Tensor, noise: Tensor | None, effort: Effort, cal
     Fitted
         The sources inside and their field.
     """
-    split = Split(window, doubt(field, window.mask, noise, MODEL_ERROR), RIM)
+    deviation = doubt(field, window.mask, noise, MODEL_ERROR)
+    split = Split(window, deviation, RIM)
     sources = structured(split, window, field, WEIGHT, effort, callback).x
     chi = sources * window.mask
     rest = torch.where(window.mask, field - split.dipole(sources), 0.0)
-    return Fitted(chi, torch.where(window.mask, split.dipole(chi), 0.0), rest, torch.where(window.mask, 0.0, sources))
+    return Fitted(chi, torch.where(window.mask, split.dipole(chi), 0.0), rest, torch.where(window.mask, 0.0, sources), deviation)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from paradia.errors import InputError
-from paradia.fft import Window, irfftn, length, rfftn, times
+from paradia.fft import Window, bounding_box, irfftn, length, rfftn, times
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
@@ -98,6 +98,8 @@ class Split:
         pull = _data(self.weights, field, self.weights * (self.dipole(chi) - field) / COUPLING)
         hold, held = self.decay / (self.decay + HOLD), torch.zeros_like(chi)
         spectrum = rfftn(chi)
+        box = bounding_box(self.mask)
+        inside = self.mask[box]
         iteration, relative = 0, float("inf")
         while relative > tol and iteration < max_iter:
             iteration += 1
@@ -107,7 +109,7 @@ class Split:
             step.addcmul_(rfftn(pull(irfftn(times(spectrum, dipole), shape))), dipole, value=COUPLING)
             spectrum = spectrum - step.mul_(metric)
             before, chi = chi, irfftn(spectrum, shape)
-            relative = _change(chi, before, self.mask)
+            relative = _change(chi[box], before[box], inside)
             if callback is not None:
                 callback(iteration, relative)
         return Solution(chi, iteration, relative, relative <= tol)
