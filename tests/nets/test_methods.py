@@ -293,7 +293,7 @@ def test_between_its_networks_nextqsm_trusts_the_mended_field_as_far_as_the_firs
     """What it inverts anew, with which noise, what the second network begins with, and that it sees what the fit left over."""
     use()
     seen, shown = {}, []
-    single, invert, pose, mend = total.load, total.load("inversion", "l1bayes").function, total.problem, total.clear
+    single, invert, pose, mend = nextqsm.load, nextqsm.load("inversion", "l1bayes").function, total.problem, total.clear
 
     def inverted(field, mask, grid, noise, **knobs):
         seen["field"], seen["noise"], seen["chi"] = field, noise, invert(field, mask, grid, noise, **knobs)
@@ -307,7 +307,7 @@ def test_between_its_networks_nextqsm_trusts_the_mended_field_as_far_as_the_firs
         seen["mended"], seen["rest"] = mend(*given), given[4]
         return seen["mended"]
 
-    monkeypatch.setattr(total, "load", lambda stage, name: replace(single(stage, name), function=inverted))
+    monkeypatch.setattr(nextqsm, "load", lambda stage, name: replace(single(stage, name), function=inverted))
     monkeypatch.setattr(total, "problem", posed)
     monkeypatch.setattr(total, "clear", mended)
     result = nextqsm.nextqsm(case.total, case.mask, case.grid, case.noise, start=20, rounds=2, max_iter=5)

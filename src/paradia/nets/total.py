@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,6 @@ from paradia.fft import Window
 from paradia.nets.settled import AROUND, FEW, settle
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import START_ITERATIONS, clear, problem, propose
-from paradia.registry import load
 from paradia.sources.doubt import believed
 from paradia.sources.fit import Fitted
 
@@ -41,6 +41,7 @@ def invert(
     noise: Tensor | None,
     fitted: Fitted,
     window: Window,
+    l1bayes: Callable[..., Tensor],
     *,
     stages: int,
     trust: float,
@@ -62,6 +63,8 @@ def invert(
         What `sources.fit` made of it.
     window
         Around the mask.
+    l1bayes
+        The inversion of that name, which begins.
     stages
         How often the second network is asked.
     trust
@@ -76,7 +79,6 @@ def invert(
         χ and all that belongs to it.
     """
     mask, grid = window.mask, window.grid
-    l1bayes = load("inversion", "l1bayes").function  # a stage, which only the registry knows
     loud = believed(field, mask, noise)
     mended = clear(background, field, fitted.local_field, fitted.chi, fitted.rest, loud, window)
     chi = l1bayes(mended.value, mask, grid, torch.hypot(loud, mended.deviation), max_iter=START_ITERATIONS, tol=math.inf)

@@ -13,6 +13,7 @@ from paradia.nets.familiar import tell
 from paradia.nets.settled import ITERATIONS, TRUST
 from paradia.nets.store import network
 from paradia.nets.total import invert
+from paradia.registry import load
 from paradia.sources.fit import BRISK, fit
 from paradia.sources.inside import within
 from paradia.sources.split import MARGIN, Effort
@@ -110,12 +111,13 @@ def nextqsm(
     background, inversion = (network(name, str(total_field.device)) for name in WEIGHTS)
     check_voxels(grid, background, inversion)
     known = None if noise is None else window.take(noise).float()
+    l1bayes = load("inversion", "l1bayes").function  # stages know no other by import
 
     def one(field: Tensor) -> tuple[Tensor, ...]:
         if not field.any():
             return *[torch.zeros_like(field)] * 5, field.new_zeros(())
         fitted = fit(window, field, known, Effort(start, rounds, max_iter), callback)
-        *found, strange = invert(background, inversion, field, known, fitted, window, stages=stages, trust=trust, refine=refine)
+        *found, strange = invert(background, inversion, field, known, fitted, window, l1bayes, stages=stages, trust=trust, refine=refine)
         tell(strange, "nextqsm")
         return *found, field.new_tensor(strange)
 

@@ -74,7 +74,7 @@ def prepare(found: Example, seed: int) -> Prepared:
     maps["chi_joint"], maps["local_joint"], maps["rest_joint"] = fitted.chi, fitted.local_field, fitted.rest
     background, inversion = (network(name, str(noise.device)) for name in WEIGHTS)
     few = ITERATIONS // FEW
-    solved = invert(background, inversion, maps["total_field"], noise, fitted, window, stages=1, trust=TRUST, refine=few)
+    solved = invert(background, inversion, maps["total_field"], noise, fitted, window, l1bayes, stages=1, trust=TRUST, refine=few)
     maps["chi_settled"], maps["field_settled"] = solved.chi, solved.local_field + solved.rest
     return Prepared(window, maps, found.b0, found.dr_pos, found.dr_neg)
 
