@@ -13,6 +13,7 @@ from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.sources.doubt import believed, believed_rate, bend, doubt, grain, roughness
+from paradia.sources.fit import MODEL_ERROR, fit
 from paradia.sources.fluid import fluid, ventricles
 from paradia.sources.inside import check_numbers, depth, within
 from paradia.sources.slopes import Variation, add_fall, add_slope, edges
@@ -146,6 +147,18 @@ def test_a_fit_explains_the_field_and_tells_the_sides_apart(generator):
     assert found.iterations == 60
     assert (split.dipole(found.x) - window.take(field))[window.mask].std() < 0.002
     assert (window.put(found.x) - chi)[mask].std() < 0.2 * chi[mask].std()
+
+
+def test_a_fit_tells_the_doubt_that_it_went_by(generator):
+    grid = Grid((16, 15, 14), (1.0, 1.2, 1.5))
+    mask = torch.zeros(grid.shape, dtype=torch.bool)
+    mask[3:-3, 3:-3, 3:-3] = True
+    field = torch.randn(grid.shape, generator=generator) * mask
+    noise = 0.01 * torch.rand(grid.shape, generator=generator) * mask
+    window = Window.around(mask, grid, 4.0, field=field)
+    field, noise = window.take(field), window.take(noise)
+    found = fit(window, field, noise, Effort(3, 1, 2))
+    assert torch.equal(found.deviation, doubt(field, window.mask, noise, MODEL_ERROR))
 
 
 def test_streaks_are_what_the_cone_adds_to_flat_tissue(generator):
