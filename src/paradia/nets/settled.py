@@ -151,13 +151,34 @@ def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float
     nothing, wrong = torch.zeros_like(chi), torch.hypot(held.noise, torch.full_like(held.noise, FLOOR))
     strange = 0.0
     for more in reversed(range(stages)):
-        asked = propose(net, chi, held, last=not more)
-        strange = max(strange, asked.novelty)
-        sure = asked._replace(deviation=asked.deviation * net.calibration[0])
-        steps = refine // FEW if more else refine
+        sure, steps = asked(net, chi, held, more=more, refine=refine)
+        strange = max(strange, sure.novelty)
         chi = settle(sure, nothing, held.field, wrong, held.mask, held.dipole, around=LEFT, trust=trust, iterations=steps).chi
     kept = SURER if refine else 1.0
     return Estimate(chi, kept * sure.deviation, strange)
+
+
+def asked(net: UNet3d, chi: Tensor, held: Problem, *, more: int, refine: int) -> tuple[Estimate, int]:
+    """Ask the network in a stage.
+
+    Parameters
+    ----------
+    net, chi, held
+        See `unrolled.propose`.
+    more
+        How many stages follow.
+    refine
+        Iterations that settle the last proposal.
+
+    Returns
+    -------
+    Estimate
+        Its proposal, with calibrated deviations.
+    int
+        Iterations that settle this one.
+    """
+    found = propose(net, chi, held, last=not more)
+    return found._replace(deviation=found.deviation * net.calibration[0]), refine // FEW if more else refine
 
 
 def neighbours(x: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from paradia.fft import Window
-from paradia.nets.settled import AROUND, FEW, settle
+from paradia.nets.settled import AROUND, asked, settle
 from paradia.nets.unet import UNet3d
-from paradia.nets.unrolled import START_ITERATIONS, clear, problem, propose
+from paradia.nets.unrolled import START_ITERATIONS, clear, problem
 from paradia.sources.doubt import believed
 from paradia.sources.fit import Fitted
 
@@ -85,10 +85,8 @@ def invert(
     seen, outside, strange = mended.value + fitted.rest, fitted.outside, mended.novelty
     for more in reversed(range(stages)):
         held, chi = problem(seen, chi, mask, loud, grid)
-        asked = propose(inversion, chi, held, last=not more)
-        strange = max(strange, asked.novelty)
-        sure = asked._replace(deviation=asked.deviation * inversion.calibration[0])
-        steps = refine // FEW if more else refine
+        sure, steps = asked(inversion, chi, held, more=more, refine=refine)
+        strange = max(strange, sure.novelty)
         chi, outside, rest = settle(sure, outside, field, fitted.deviation, mask, held.dipole, around=AROUND, trust=trust, iterations=steps)
         local = torch.where(mask, held.dipole(chi), 0.0)
         seen = local + rest

@@ -21,7 +21,7 @@ BORDER = 16
 """Voxels around a window's own that it sees besides."""
 
 MARGIN = 8
-"""Voxels around all that is not zero that a network sees: no mask reaches further."""
+"""Voxels beyond all that is not zero that a network still sees; more of nothing hardly changes its answer."""
 
 BYTES = 400.0
 """Memory a voxel takes on its way through the network, beyond the channels in and out: measured for the widths that ship."""

@@ -108,21 +108,21 @@ def release(
     factors = calibration(judged)
     halves = judged[::2], judged[1::2]
     told = sum(covered(one, calibration(other)) for one, other in (halves, halves[::-1])) / 2
-    edges = _edges(seen)
+    least, largest = _edges(seen)
+    data = f"{len(seen)} simulated volumes, edges {least:.2f} to {largest:.2f} mm"
     if before is None:
         known = _familiar(task, [seen[round(n)] for n in torch.linspace(0, len(seen) - 1, min(most, len(seen))).tolist()], device)
-        reach, history = edges, ""
     else:
-        known, history = before["familiar"], f", after those of version {before['version']}"
-        least, largest = json.loads(before["voxel_size"])
-        reach = min(edges[0], least), max(edges[1], largest)
+        known, reach = before["familiar"], json.loads(before["voxel_size"])
+        least, largest = min(least, reach[0]), max(largest, reach[1])
+        data += f", after those of version {before['version']}"
     header = {
         **{name: net.about[name] for name in ("step", "plan") if name in net.about},
         "task": task.name,
         "version": version,
         "calibration": json.dumps(factors),
         "familiar": known,
-        "voxel_size": json.dumps([round(edge, 3) for edge in reach]),
+        "voxel_size": json.dumps([round(edge, 3) for edge in (least, largest)]),
     }
     content = store.pack(net, dict(task.architecture), **header)
     if len(content) > LARGEST:
@@ -139,7 +139,7 @@ def release(
         "share": share,
         "code": __version__,
         "command": command,
-        "data": f"{len(seen)} simulated volumes, edges {edges[0]:.2f} to {edges[1]:.2f} mm{history}; no scan of anybody",
+        "data": f"{data}; no scan of anybody",
         "validation": {
             "volumes": len(judged),
             "error_before": round(fmean(one.before for one in judged), 2),
