@@ -9,7 +9,19 @@ from scipy.optimize import lsq_linear
 
 from paradia.grid import Grid
 from paradia.nets import familiar, separated
-from paradia.nets.separated import RATE_ERROR, Pair, consult, grounded, guess, less_typical, separable, separate, separation_channels, unmet
+from paradia.nets.separated import (
+    ANCHOR,
+    RATE_ERROR,
+    Pair,
+    consult,
+    grounded,
+    guess,
+    less_typical,
+    separable,
+    separate,
+    separation_channels,
+    unmet,
+)
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import FLOOR
 from paradia.operators.dipole import Dipole
@@ -202,18 +214,23 @@ def test_the_last_word_and_the_calibration():
     net.calibration = (1.0, 1.0)
     refined = separate(net, known, stages=1, trust=0.3, refine=5).value
     once = separated.propose(net, guess(known), known)
-    assert torch.equal(refined, grounded(consult(once, known, 0.3, 5), known))
-    assert not torch.equal(refined, grounded(once.value, known))
+    assert torch.equal(refined, grounded(consult(once, known, 0.3, 5), known, ANCHOR))
+    assert not torch.equal(refined, grounded(once.value, known, ANCHOR))
 
 
 @pytest.mark.parametrize("zero", [-0.01, 0.0, 0.02])
-def test_both_maps_keep_the_zero_that_chi_came_with(zero):
+@pytest.mark.parametrize("anchor", [0.0, 0.4, 1.0])
+def test_both_maps_go_towards_the_zero_that_chi_came_with(zero, anchor):
     known = held()
     known = known._replace(zero=torch.tensor(zero))
     pair = proposal(known).value
-    found = grounded(pair, known)
+    pair[0] += 0.006 * known.mask
+    own = float((pair[0] - pair[1])[known.mask].mean())
+    aim = anchor * zero + (1 - anchor) * own
+    assert abs(own) > 1e-3
+    found = grounded(pair, known, anchor)
     inside = known.mask
-    assert float((found[0] - found[1])[inside].mean()) == pytest.approx(zero, abs=2e-4)
+    assert float((found[0] - found[1])[inside].mean()) == pytest.approx(aim, abs=2e-4)
     assert found.min() == 0
     assert not found[:, ~inside].any()
     both = (found > 0).all(0) & inside
@@ -221,7 +238,7 @@ def test_both_maps_keep_the_zero_that_chi_came_with(zero):
     assert total.abs().max() < 1e-5  # what the rate tells stays
     shift = (found[0] - pair[0])[both]
     assert float(shift.max() - shift.min()) < 1e-5  # an even shift, which no field shows
-    torch.testing.assert_close(grounded(found, known), found, atol=2e-4, rtol=0)
+    torch.testing.assert_close(grounded(found, known._replace(zero=torch.tensor(aim)), 1.0), found, atol=2e-4, rtol=0)
 
 
 def test_how_strange_a_volume_looks_is_told_of_the_first_guess():

@@ -38,6 +38,7 @@ class Asked(NamedTuple):
     stages: int
     trust: float
     refine: int
+    anchor: float
     band: float
 
 
@@ -56,6 +57,8 @@ def prepare(given: Given, asked: Asked, **maps: Tensor | None) -> tuple[float, f
     """Check all that is cheap to check, and return both relaxivities, Hz/ppm."""
     if asked.stages < 1 or asked.trust < 0 or asked.refine < 0:
         raise InputError(f"stages must be at least 1, trust and refine at least 0, got {asked.stages}, {asked.trust:g} and {asked.refine}.")
+    if not 0 <= asked.anchor <= 1:
+        raise InputError(f"anchor must be a share from 0 to 1, got {asked.anchor:g}. 1 keeps the zero of χ, 0 leaves it to the network.")
     if not 0 <= asked.band <= WIDEST:
         raise InputError(f"band must be a share of the relaxivities from 0 to {WIDEST}, got {asked.band:g}. 0.2 varies them by 20 %.")
     dr = relaxivities(given.scan, asked.dr_pos, asked.dr_neg)
@@ -106,7 +109,7 @@ def learned(
     held = separable(local, chi, *rates, loud, window.mask, Dipole(window.grid).to(local), dr, given.scan.b0)
 
     def ask(held: Separable) -> Pair:
-        return separate(net, held, stages=asked.stages, trust=asked.trust, refine=asked.refine)
+        return separate(net, held, stages=asked.stages, trust=asked.trust, refine=asked.refine, anchor=asked.anchor)
 
     found = ask(held)
     tell(found.novelty, name)

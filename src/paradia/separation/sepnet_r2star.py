@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paradia.grid import Grid
-from paradia.nets.separated import ITERATIONS, TRUST, less_typical
+from paradia.nets.separated import ANCHOR, ITERATIONS, TRUST, less_typical
 from paradia.scan import Scan
 from paradia.separation._inputs import rates
 from paradia.separation._learned import Asked, Given, learned, prepare
@@ -30,6 +30,7 @@ def sepnet_r2star(
     stages: int = 1,
     trust: float = TRUST,
     refine: int = ITERATIONS,
+    anchor: float = ANCHOR,
     band: float = 0.0,
     callback: Callback | None = None,
 ) -> LearnedSeparation:
@@ -56,8 +57,8 @@ def sepnet_r2star(
     noise
         Standard deviation of the field, ppm; judged from the field's own roughness without it. Where it is zero it is unknown.
     chi
-        Total susceptibility to begin with, ppm; both maps keep its mean, which no field tells. Without it, that of a short `l1bayes`, as
-        in the training, with a mean of zero.
+        Total susceptibility to begin with, ppm; its mean, which no field tells, is half of the zero of both maps (`anchor`). Without
+        it, that of a short `l1bayes`, as in the training, with a mean of zero.
     dr_pos
         Relaxivity Dr+ of paramagnetic sources, Hz/ppm. Without it 137 Hz/ppm times B0/3 T (Shin et al.; 114 where χ is a COSMOS map). It
         scales the result.
@@ -69,6 +70,9 @@ def sepnet_r2star(
         How much both equations count, 0 or more: 1 if all errors were white and known, 0 to leave all to the network.
     refine
         Iterations in which both equations correct the last proposal too; 0 leaves the last word to the network.
+    anchor
+        How far the mean of χ+ − χ− is that of ``chi``, 0 to 1: no field tells it, and the brain's mean is some ppb away from tissue without
+        sources. 1 keeps the zero of ``chi``; 0 takes that which the network reads off the rates.
     band
         Share by which both relaxivities are lowered and raised to see how far the maps follow, up to 0.9; 0.2 is usual, 0 leaves it out.
         Each direction takes as long as the separation itself.
@@ -100,7 +104,7 @@ def sepnet_r2star(
     ----------
     Kim M, Ji S, Kim J, et al. Hum Brain Mapp 2025;46:e70136. doi:10.1002/hbm.70136.
     """
-    given, asked = Given(local_field, mask, grid, scan, noise, chi), Asked(dr_pos, dr_neg, stages, trust, refine, band)
+    given, asked = Given(local_field, mask, grid, scan, noise, chi), Asked(dr_pos, dr_neg, stages, trust, refine, anchor, band)
     dr = prepare(given, asked, r2star=r2star, r2star_noise=r2star_noise)
     decay = rates("r2star", r2star, mask)
     loud = believed_rate(decay, mask, r2star_noise)
