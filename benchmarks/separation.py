@@ -1,6 +1,6 @@
-"""How well every separation tells iron from myelin on heads that nothing was trained on, its time, and how far classes of lesions agree.
+"""How well every separation tells iron from myelin on heads that nothing was trained on, and its time.
 
-    python benchmarks/separation.py [--heads held-out zubal] [--b0 3 7] [--snr 150 50] [--lesions 250] [--threads 2] [--name separation]
+    python benchmarks/separation.py [--heads held-out zubal] [--b0 3 7] [--snr 150 50] [--threads 2] [--name separation]
 
 Every method gets what a user has: a simulated multi-echo scan goes through unwrapping, field map, background removal (`joint`), inversion
 (`l1bayes`) and reference (`whole_brain`); R2* is freed from dephasing; R2 comes from a simulated train of spin echoes, or is not known.
@@ -32,8 +32,6 @@ from torch import Tensor
 
 from paradia.errors import WeightsError
 from paradia.grid import Grid
-from paradia.metrics.lesions import agreement
-from paradia.metrics.lesions import lesions as measured
 from paradia.metrics.separation import leak
 from paradia.nets.store import network
 from paradia.pipeline.execute import execute
@@ -43,7 +41,6 @@ from paradia.scan import Scan
 from paradia.simulate import labels as importer
 from paradia.simulate.acquire import scan
 from paradia.simulate.acquisition import Gre, SpinEcho
-from paradia.simulate.lesions import KINDS
 from paradia.simulate.subject import Subject, subject
 from paradia.simulate.tissue import LABELS
 
@@ -86,7 +83,7 @@ GROUPS = {
 }
 SHAPE = (192, 192, 128)
 NETWORKS = {"nextqsm": ("bgnet", "varnet"), "sepnet_r2prime": ("sepnet",), "sepnet_r2star": ("sepnet",)}
-TITLES = {"accuracy": "simulated heads that nothing was trained on", "time": "time and memory", "lesions": "classes of lesions"}
+TITLES = {"accuracy": "simulated heads that nothing was trained on", "time": "time and memory"}
 
 
 class Score(NamedTuple):
@@ -113,9 +110,8 @@ def main() -> None:
     parser.add_argument("--b0", nargs="+", type=float, choices=list(ECHOES), default=list(ECHOES))
     parser.add_argument("--snr", nargs="+", type=float, default=[150.0, 50.0])
     parser.add_argument("--stride", type=int, default=3, help="every how many-eth voxel of the drawn head is taken")
-    parser.add_argument("--lesions", type=int, default=250, help="how many at least")
     parser.add_argument("--shape", nargs=3, type=int, default=SHAPE, help="of the volume that is timed")
-    parser.add_argument("--skip", nargs="*", choices=["accuracy", "time", "lesions"], default=[])
+    parser.add_argument("--skip", nargs="*", choices=["accuracy", "time"], default=[])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--name", default="separation")
     parser.add_argument("--keep", type=Path, help="JSON file that holds scores between runs, so that one that was stopped goes on")
@@ -129,7 +125,7 @@ def main() -> None:
     if "zubal" in options.heads and not ZUBAL.is_dir():
         options.heads.remove("zubal")
         print("the drawn head is not there, and left out", file=sys.stderr)
-    for part, measure in (("accuracy", accuracy), ("time", times), ("lesions", lesion_classes)):
+    for part, measure in (("accuracy", accuracy), ("time", times)):
         if part not in options.skip:
             lines = [f"# Iron and myelin apart: {TITLES[part]}", "", machine(), "", *learned_or_not(), *measure(options)]
             save(options.name if part == "accuracy" else f"{options.name}-{part}", lines)
@@ -355,42 +351,6 @@ def simple(head: Subject, seed: int, field_noise: float = 0.002, r2star_noise: f
     board = {"local_field": noisy(head.local_field, field_noise), "r2star": r2star, "r2": r2, "r2prime": (r2star - r2).clamp_min(0)}
     board |= {name: sd * mask for name, sd in level.items()}
     return board | {"magnitude": magnitude, "mask": mask, "grid": head.grid, "scan": Scan(times, head.b0)}
-
-
-def lesion_classes(options: argparse.Namespace) -> list[str]:
-    """Draw lesions of every kind, class them on the maps of both variants and on the true maps, and count."""
-    pairs = [("chisep_medi", "r2star_qsm")] + ([("sepnet_r2prime", "sepnet_r2star")] if trained("sepnet_r2prime") else [])
-    each = 5 * len(KINDS)
-    kinds: dict[str, dict[str, list[str]]] = {name: {"chi_pos": [], "chi_neg": []} for name in ("truth", *sum(pairs, ()))}
-    count, seed = 0, HELD_OUT
-    while count < options.lesions:
-        grid = Grid((120, 144, 120), (1.5, 1.5, 1.5), (0.0, 0.1, 0.995))
-        head = subject(seed, grid=grid, lesions=KINDS * 5)
-        board = simple(head, seed)
-        chi = load("inversion", "l1bayes").function(board["local_field"], head.mask, grid, board["noise"])
-        board["chi"] = chi - chi[head.mask].mean() * head.mask
-        fluid = torch.isin(head.labels, torch.tensor([LABELS[name] for name in ("csf", "vein", "choroid")]))
-        found = {"truth": (head.chi_pos * head.mask, head.chi_neg * head.mask)}
-        for name in kinds:
-            pos, neg = found[name] if name in found else separated(name, board)
-            for lesion in measured(head.lesion_labels, {"chi_pos": pos, "chi_neg": neg}, head.mask, grid, exclude=fluid):
-                for key, seen in lesion.maps.items():
-                    kinds[name][key].append(seen.kind)
-        count, seed = len(kinds["truth"]["chi_pos"]), seed + 1
-        print(f"{count} lesions", file=sys.stderr, flush=True)
-    lines = [
-        f"{count} lesions in {seed - HELD_OUT} heads at 3 T, 1.5 mm, {each} of the simulator's kinds a head, fewer where they overlap; "
-        "true local field with 2 ppb of noise, R2* with 0.8 and R2 with 0.4 1/s; χ by `l1bayes`. Class by the rule of `paradia lesions`.",
-        "",
-        "| | map | lesions | same class, % | 95 % interval | κ |",
-        "|---|---|---|---|---|---|",
-    ]
-    for a, b in [*pairs, *(("truth", name) for pair in pairs for name in pair)]:
-        for key, sign in (("chi_pos", "χ+"), ("chi_neg", "χ−")):
-            one = agreement(kinds[a][key], kinds[b][key])
-            cells = [f"{100 * one.share:.1f}", f"{100 * one.low:.1f} to {100 * one.high:.1f}", f"{one.kappa:.2f}"]
-            lines.append(f"| `{a}` and `{b}` | {sign} | {one.number} | {' | '.join(cells)} |".replace("`truth`", "truth"))
-    return lines
 
 
 if __name__ == "__main__":

@@ -93,14 +93,15 @@ def test_volumes_are_asked_for_as_said(command, tmp_path, monkeypatch):
         0.2,
         "--averaged",
         0,
+        "--eroded",
+        0.1,
         "--voxel-size",
         1.0,
         1.5,
     )
     assert told.status == 0, told.err
-    assert asked == [
-        (tmp_path / "new", Recipe(procedural=0.5, randomised=0.2, averaged=0.0, voxel_size=(1.0, 1.5)), {"first": 2000, "count": 3})
-    ]
+    recipe = Recipe(procedural=0.5, randomised=0.2, averaged=0.0, eroded=0.1, voxel_size=(1.0, 1.5))
+    assert asked == [(tmp_path / "new", recipe, {"first": 2000, "count": 3})]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,40 @@ def test_only_strange_volumes_are_told(recwarn):
     assert not recwarn
 
 
+def test_a_channel_of_one_number_tells_its_mean_alone(generator):
+    """A noise that nobody mapped, say: that it does not vary is no reason to call a volume strange."""
+    net, mask = UNet3d(2, 2, (4,)), torch.ones((9, 9, 9), dtype=torch.bool)
+    rows = torch.stack([statistics(torch.randn((2, 9, 9, 9), generator=generator), mask) for _ in range(200)])
+    net.about = {"familiar": to_json(learn(rows))}
+    channels = torch.randn((2, 9, 9, 9), generator=generator)
+    plain = torch.stack([channels[0], torch.full_like(channels[1], float(channels[1].mean()))])
+    row = statistics(plain, mask).reshape(5, 2)
+    torch.testing.assert_close(row[:, 0], statistics(channels, mask).reshape(5, 2)[:, 0])
+    assert float(row[0, 1]) == pytest.approx(float(channels[1].mean()), abs=1e-6)
+    assert row[1:, 1].isnan().all()
+    assert novelty(net, plain, mask) < 1
+    off = plain + torch.tensor([0.0, 2.0])[:, None, None, None]
+    assert novelty(net, off, mask) > 2  # its size still tells
+
+
+def test_what_is_not_told_is_as_if_it_had_never_been_asked(generator):
+    mixing = torch.randn((6, 6), generator=generator).double()
+    rows = torch.randn((4000, 6), generator=generator).double() @ mixing
+    row = rows[7].clone()
+    row[[1, 4]] = math.nan
+    told = [0, 2, 3, 5]
+    part = rows[:, told]
+    scaled = (row[told] - part.mean(0)) / part.std(0)
+    want = (scaled @ torch.linalg.inv(torch.corrcoef(part.T)) @ scaled / 6).sqrt()
+    assert float(_distance(row, learn(rows))) == pytest.approx(float(want), rel=0.02)
+    holes = rows.clone()
+    holes[::3, 1] = math.nan
+    torch.testing.assert_close(learn(holes).mean, rows.where(~holes.isnan(), math.nan).nanmean(0))
+
+
 def test_a_single_voxel_has_statistics_too(generator):
     mask = torch.zeros((4, 5, 6), dtype=torch.bool)
     mask[2, 2, 2] = True
-    assert statistics(torch.randn((3, 4, 5, 6), generator=generator), mask).isfinite().all()
+    row = statistics(torch.randn((3, 4, 5, 6), generator=generator), mask).reshape(5, 3)
+    assert row[0].isfinite().all()
+    assert row[1:].isnan().all()

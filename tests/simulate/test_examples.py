@@ -163,6 +163,19 @@ def test_seeds_draw_everything(head):
     assert other.grid != head.grid
 
 
+def test_a_careful_mask_leaves_the_rim_to_the_background(plain):
+    """Less of the same brain, and the field of what was left out is that of sources outside."""
+    found = example(replace(PLAIN, eroded=1.0), 4)
+    assert not (found.mask & ~plain.mask).any()
+    assert 0.3 * plain.mask.sum() < found.mask.sum() < 0.95 * plain.mask.sum()
+    inside, rim = found.mask, plain.mask & ~found.mask
+    assert not found.chi_pos[rim].any()
+    torch.testing.assert_close(found.chi_pos[inside], plain.chi_pos[inside])
+    lost = Dipole(plain.grid, padding=3)((plain.chi_pos - plain.chi_neg) * rim)
+    apart = (plain.local_field - lost - found.local_field)[inside]
+    assert apart.norm() < 0.05 * lost[inside].norm()
+
+
 def test_voxels_hold_averages_of_finer_ones():
     """The field is that of finer sources: not of the averaged ones, but near it."""
     for strength, recipe in ((0.02, replace(PLAIN, averaged=1.0)), (None, PLAIN)):
@@ -187,6 +200,7 @@ def test_bone_that_shares_a_voxel_with_the_brain_is_no_source_of_it():
     [
         ({"voxel_size": (2.0, 1.0)}, "voxel_size must be a range"),
         ({"snr": (0.0, 10.0)}, "snr must be a range"),
+        ({"eroded": 1.5}, "eroded is a share between 0 and 1"),
         ({"age": (60.0, 30.0)}, "age must be a range between 0 and 110 years"),
         ({"age": (20.0, 200.0)}, "age must be a range between 0 and 110 years"),
         ({"procedural": 1.2}, "procedural is a share between 0 and 1, got 1.2"),

@@ -81,6 +81,17 @@ def test_lessons_of_inversion_begin_where_methods_begin_and_where_the_field_has_
     assert {name: times / count for name, times in found.items()} == pytest.approx(shares, abs=0.12)
 
 
+@pytest.mark.parametrize(("name", "channel"), [("varnet", 5), ("bgnet", 6), ("sepnet", 8)])
+def test_noise_is_told_as_one_number_as_often_as_is_said(prepared, name, channel):
+    mask, count, plain = prepared.window.mask, 80, 0
+    assert prepared.maps["noise"][mask].std() > 0
+    for seed in range(count):
+        seen = TASKS[name].lesson(prepared, torch.Generator().manual_seed(seed)).channels[channel][mask]
+        plain += bool(seen.std() < 1e-6)
+    assert plain / count == pytest.approx(tasks.PLAIN, abs=0.12)
+    assert plain > 0
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_separation_lesson_has_the_truth_for_target(prepared, seed):
     lesson = TASKS["sepnet"].lesson(prepared, torch.Generator().manual_seed(seed))

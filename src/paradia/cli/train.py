@@ -25,10 +25,13 @@ from paradia.training.release import release as put_out
 from paradia.training.tasks import TASKS
 from paradia.training.volumes import produce
 
-STANDARD, USUAL = Recipe(), Plan()
-
 AVERAGED = 0.5
 """Share of averaged volumes: they take longer, but volumes on disk are made once."""
+
+ERODED = 0.3
+"""Share of masks without their rim: a network that has seen no other takes what veins and fluid make of it for what every rim is like."""
+
+STANDARD, USUAL = Recipe(averaged=AVERAGED, eroded=ERODED), Plan()
 
 
 def __getattr__(name: str) -> Callable[..., int]:
@@ -96,7 +99,8 @@ def volumes(
     voxel_size: tuple[float, float] = STANDARD.voxel_size,
     procedural: float = STANDARD.procedural,
     randomised: float = STANDARD.randomised,
-    averaged: float = AVERAGED,
+    averaged: float = STANDARD.averaged,
+    eroded: float = STANDARD.eroded,
     lesions: float = STANDARD.lesions,
     errors: float = STANDARD.errors,
 ) -> int:
@@ -121,6 +125,8 @@ def volumes(
         Share of heads of strange shape whose tissues are made of anything.
     averaged
         Share of volumes, among those of voxels of 1.4 mm or more, that are made twice as fine and averaged.
+    eroded
+        Share of masks that leave out the rim, 1 to 5 mm of it.
     lesions
         Share of heads with lesions.
     errors
@@ -128,7 +134,15 @@ def volumes(
     """
     if count < 1 or first < 0:
         raise InputError(f"--count must be at least 1 and --first at least 0, got {count} and {first}.")
-    recipe = Recipe(voxel_size=voxel_size, procedural=procedural, randomised=randomised, averaged=averaged, lesions=lesions, errors=errors)
+    recipe = Recipe(
+        voxel_size=voxel_size,
+        procedural=procedural,
+        randomised=randomised,
+        averaged=averaged,
+        eroded=eroded,
+        lesions=lesions,
+        errors=errors,
+    )
     produce(folder, recipe, first=first, count=count)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ FEWEST = 5
 
 FOLDS = 5
 """Parts of the training volumes, each of which is held against the others to find how far a familiar one may lie."""
+
+FLAT = 1e-3
+"""Standard deviation of a channel below which it is one number, as a noise that nobody mapped."""
 
 COMMON = 0.99
 """Share of the training volumes that count as familiar."""
@@ -43,7 +47,8 @@ class Familiar(NamedTuple):
 def statistics(channels: Float[Tensor, "channel x y z"], mask: Bool[Tensor, "x y z"]) -> Float[Tensor, " statistic"]:
     """Return five numbers a channel: mean, log of the standard deviation, 2nd and 98th percentile, log of the roughness.
 
-    The roughness is the mean square of the first differences over the variance: noise has much of it, a smooth image little.
+    The roughness is the mean square of the first differences over the variance: noise has much of it, a smooth image little. Of a channel
+    that is one number only the mean says anything; the others are NaN.
 
     Parameters
     ----------
@@ -55,7 +60,8 @@ def statistics(channels: Float[Tensor, "channel x y z"], mask: Bool[Tensor, "x y
     box = bounding_box(mask)
     channels, mask = channels[(slice(None), *box)], mask[box]
     inside = channels[:, mask]
-    mean, deviation = inside.mean(1), inside.std(1, correction=int(inside.shape[1] > 1)).clamp_min(1e-4)
+    mean, deviation = inside.mean(1), inside.std(1, correction=int(inside.shape[1] > 1))
+    deviation = torch.where(deviation < FLAT, math.nan, deviation)
     few = inside[:, :: max(1, inside.shape[1] // SAMPLES)].sort(1).values
     low, high = (few[:, round(share * (few.shape[1] - 1))] for share in (0.02, 0.98))
     squares, pairs = torch.zeros_like(mean), 0
@@ -65,7 +71,9 @@ def statistics(channels: Float[Tensor, "channel x y z"], mask: Bool[Tensor, "x y
         squares += channels.diff(dim=axis + 1).square().mul_(both).sum((1, 2, 3))
         pairs += int(both.sum())
     rough = (squares / max(pairs, 1) / deviation.square()).clamp_min(1e-6)
-    return torch.cat([mean, deviation.log(), low, high, rough.log()])
+    found = torch.stack([mean, deviation.log(), low, high, rough.log()])
+    found[1:, deviation.isnan()] = math.nan
+    return found.flatten()
 
 
 def learn(rows: Float[Tensor, "volume statistic"]) -> Familiar:
@@ -74,7 +82,7 @@ def learn(rows: Float[Tensor, "volume statistic"]) -> Familiar:
     Parameters
     ----------
     rows
-        `statistics` of each.
+        `statistics` of each; what one does not tell counts as the mean of the others.
 
     Raises
     ------
@@ -84,6 +92,7 @@ def learn(rows: Float[Tensor, "volume statistic"]) -> Familiar:
     if len(rows) < FEWEST:
         raise InputError(f"there must be at least {FEWEST} volumes to learn what is familiar, got {len(rows)}. Simulate more.")
     rows = rows.double().cpu()
+    rows = torch.where(rows.isnan(), rows.nanmean(0).nan_to_num(), rows)
     apart = torch.zeros(len(rows), dtype=torch.float64)
     for fold in range(FOLDS):  # each volume against the others: one that was learnt from lies closer
         held = torch.arange(len(rows)) % FOLDS == fold
@@ -101,8 +110,12 @@ def _shape(rows: Tensor) -> Familiar:
 
 
 def _distance(row: Tensor, known: Familiar) -> Tensor:
-    scaled = (row - known.mean) / known.deviation
-    return (scaled @ known.precision @ scaled / len(scaled)).sqrt()
+    told = ~row.isnan()
+    scaled = ((row - known.mean) / known.deviation)[told]
+    precision = known.precision
+    if not told.all():  # that of the others, whatever these may be
+        precision = torch.linalg.inv(torch.linalg.inv(precision)[told][:, told])
+    return (scaled @ precision @ scaled / len(row)).sqrt()
 
 
 def to_json(known: Familiar) -> str:

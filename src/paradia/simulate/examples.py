@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from paradia.errors import InputError
@@ -38,6 +40,9 @@ MOST = 4
 STRETCH = (0.8, 1.1)
 """Range of the size of a randomised head along each axis against a natural one."""
 
+CAREFUL = (1.0, 5.0)
+"""Range of what a careful mask leaves out at the edge of a brain, mm."""
+
 OUTSIDE = torch.tensor([LABELS[name] for name in ("air", "muscle", "fat", "bone", "marrow")])
 """Tissues that no brain mask holds."""
 
@@ -68,6 +73,8 @@ class Recipe:
     """Share of heads of strange shape whose tissues are made of anything."""
     averaged: float = 0.0
     """Share of volumes, among those of voxels of 1.4 mm or more, made twice as fine and averaged: several times as slow."""
+    eroded: float = 0.0
+    """Share of masks that leave out the rim, `CAREFUL` of it: what is there is background then."""
     lesions: float = 0.5
     """Share of heads with lesions: up to `MOST` of each kind."""
     errors: float = 1.0
@@ -81,7 +88,7 @@ class Recipe:
         for name, (low, high) in (("voxel_size", self.voxel_size), ("thickness", self.thickness), ("snr", self.snr)):
             if not 0 < low <= high:
                 raise InputError(f"{name} must be a range of positive numbers, the smaller first, got {(low, high)}.")
-        for name in ("procedural", "slabs", "randomised", "averaged", "lesions"):
+        for name in ("procedural", "slabs", "randomised", "averaged", "eroded", "lesions"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share between 0 and 1, got {getattr(self, name)}.")
         if not AGES[0] <= self.age[0] <= self.age[1] <= AGES[1]:
@@ -231,10 +238,19 @@ def _voxels(recipe: Recipe, fine: Anatomy, sources: Maps, factor: int, generator
         rough = rough_mask(mask, recipe.errors * uniform(0, 1), generator, voxel_size=anatomy.grid.voxel_size)
         # no mask step keeps what gives no signal, and its χ would drown all other sources
         mask = rough & (mask | ~_silent(anatomy))
+    if recipe.eroded and uniform(0, 1) < recipe.eroded:
+        mask = _within(mask, uniform(*CAREFUL), anatomy.grid)
     if factor > 1:  # nor does a voxel of the brain count what gives none in it: taken for water, as all that touches the brain
         dark = repeated(mask, factor) & ~fine.mask & _silent(fine)
         sources = sources._replace(chi_pos=sources.chi_pos.masked_fill(dark, 0.0), chi_neg=sources.chi_neg.masked_fill(dark, 0.0))
     return anatomy, mask, sources
+
+
+def _within(mask: Tensor, away: float, grid: Grid) -> Tensor:
+    """Keep what lies further from the edge than that, mm; all where nothing does."""
+    depth = distance_transform_edt(np.pad(mask.cpu().numpy(), 1), sampling=grid.voxel_size)[1:-1, 1:-1, 1:-1]
+    kept = torch.from_numpy(depth > away).to(mask.device)
+    return kept if kept.any() else mask
 
 
 def _silent(anatomy: Anatomy) -> Tensor:

@@ -22,6 +22,9 @@ LOCAL, SETTLED = 0.35, 0.4
 """Shares of the lessons that begin with a local field, and with what the total field made of a first proposal; the others begin with the
 joint fit."""
 
+PLAIN = 0.15
+"""Share of the lessons whose noise is told as one number, as it is where nobody gives a map."""
+
 PATCH = 6
 """Voxels over which relaxivities differ."""
 
@@ -76,7 +79,8 @@ class Task:
 def _inversion(volume: Prepared, generator: torch.Generator) -> Lesson:
     """χ from the local field: true with noise and leftovers, as the joint fit found it, or as the total field settled it once."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
-    held, chi = problem(*_begun(maps, generator), mask, maps["noise"], grid)
+    field, start = _begun(maps, generator)
+    held, chi = problem(field, start, mask, _told(maps["noise"], mask, generator), grid)
     return _lesson(held, chi, centred(maps["chi_pos"] - maps["chi_neg"], mask))
 
 
@@ -90,19 +94,27 @@ def _begun(maps: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tens
     return maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
 
 
+def _told(noise: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw how a noise is told: voxel by voxel, or as one number."""
+    if torch.rand((), generator=generator) < PLAIN:
+        return torch.where(mask, noise[mask].median(), 0.0)
+    return noise
+
+
 def _lesson(held: Problem, chi: Tensor, truth: Tensor) -> Lesson:
     channels = inversion_channels(held.field, chi, held.mask, held.noise, held.dipole, held.scale)
     unit = held.scale * gain(chi / held.scale)
     return Lesson(channels, chi[None], truth[None], unit[None], held.mask)
 
 
-def _background(volume: Prepared, generator: torch.Generator) -> Lesson:  # noqa: ARG001 - nothing is drawn
+def _background(volume: Prepared, generator: torch.Generator) -> Lesson:
     """The local field from the total one and the joint fit to it."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
     chi = centred(maps["chi_joint"], mask)
     scale = spread(chi, mask)
     local = maps["local_joint"]
-    channels = background_channels(maps["total_field"], local, chi, maps["rest_joint"], mask, maps["noise"], grid, scale)
+    noise = _told(maps["noise"], mask, generator)
+    channels = background_channels(maps["total_field"], local, chi, maps["rest_joint"], mask, noise, grid, scale)
     unit = scale / FIELD * gain(FIELD * local / scale)
     return Lesson(channels, local[None], maps["local_field"][None], unit[None], mask)
 
@@ -111,16 +123,17 @@ def _separation(volume: Prepared, generator: torch.Generator) -> Lesson:
     """χ+ and χ− with R2′ from spin echoes or with R2* alone, as often: the noise of the rate tells the network which."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
     field, start = _begun(maps, generator)
-    known, chi = unrolled.problem(field, start, mask, maps["noise"], grid)
+    noise = _told(maps["noise"], mask, generator)
+    known, chi = unrolled.problem(field, start, mask, noise, grid)
     off = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()  # nobody knows Dr exactly
     dr = (volume.dr_pos * off[0], volume.dr_neg * off[1])
     if torch.rand((), generator=generator) < 0.5:
         wrong = wrong_rate(volume, maps["r2"], generator)
-        rate, noise = (maps["r2prime"] + wrong * mask).clamp_min(0), maps["r2prime_noise"]
+        rate, rate_noise = (maps["r2prime"] + wrong * mask).clamp_min(0), maps["r2prime_noise"]
     else:
         wrong = wrong_rate(volume, None, generator)
-        rate, noise = separated.less_typical((maps["r2star"] + wrong * mask).clamp_min(0), maps["r2star_noise"], volume.b0)
-    held = separated.separable(field, chi, rate, noise, maps["noise"], mask, known.dipole, dr, volume.b0)
+        rate, rate_noise = separated.less_typical((maps["r2star"] + wrong * mask).clamp_min(0), maps["r2star_noise"], volume.b0)
+    held = separated.separable(field, chi, rate, rate_noise, noise, mask, known.dipole, dr, volume.b0)
     pair = separated.guess(held)
     unit = held.scale * gain(pair / held.scale)
     return Lesson(separated.separation_channels(pair, held), pair, torch.stack([maps["chi_pos"], maps["chi_neg"]]), unit, mask)
