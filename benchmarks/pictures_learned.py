@@ -64,7 +64,7 @@ def simulated() -> None:
         middle = [int(m) for m in case.mask.nonzero().float().mean(0)]
         z = middle[2]
         true = (case.chi - case.chi[case.mask].mean()) * case.mask
-        show(axes[0, 0], true[:, :, z], -0.1, 0.15, f"{name}: truth, −0.1 to 0.15 ppm")
+        show(axes[0, 0], true[:, :, z], -0.1, 0.15, "truth, −0.1 to 0.15 ppm")
         show(axes[1, 0], true[:, middle[1], :], -0.1, 0.15, "truth")
         axes[2, 0].axis("off")
         for column, (label, found) in enumerate(maps.items(), 1):
