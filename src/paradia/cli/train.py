@@ -29,7 +29,7 @@ AVERAGED = 0.5
 """Share of averaged volumes: they take longer, but volumes on disk are made once."""
 
 ERODED = 0.3
-"""Share of masks without their rim: a network that has seen no other takes what veins and fluid make of it for what every rim is like."""
+"""Share of masks without their rim: mask steps differ in how much of it they keep."""
 
 STANDARD, USUAL = Recipe(averaged=AVERAGED, eroded=ERODED), Plan()
 

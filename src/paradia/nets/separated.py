@@ -36,8 +36,8 @@ ROUNDS = 4
 """Of shifts until a mean is right: each leaves what it cut at zero."""
 
 ANCHOR = 0.5
-"""How far the zero of both maps is that of the reference. A brain's mean is some ppb away from tissue without sources, and the network,
-which reads it off the rates, errs on the other side; chosen on the heads of the benchmark."""
+"""How far the zero of both maps is that of the reference. A brain's mean is some ppb above tissue without sources, which the network
+reads off the rates, a few ppb off as well; half of the way is best on the heads of the benchmark."""
 
 RATE_ERROR = 0.3
 """Share by which a rate is wrong beside its noise: relaxivities that differ with fibres and cells, R2 of another scan. A choice."""
