@@ -57,8 +57,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
     lines = ["# Iron and myelin apart: classes of lesions", "", machine(), ""]
-    lines += [f"Heads of the simulator at 3 T, 1.5 mm, {EACH * len(KINDS)} of its kinds a head, fewer where they overlap. Class by the"]
-    lines += ["rule of `paradia lesions`.", ""]
+    lines += [f"Heads of the simulator at 3 T, 1.5 mm, {EACH * len(KINDS)} lesions a head, fewer where they overlap."]
+    lines += ["Class by the rule of `paradia lesions`.", ""]
     for inputs in options.inputs:
         found, heads = classes(inputs, options)
         lines += [f"## {'Through the chain' if inputs == 'chain' else 'From true inputs with noise'}", ""]

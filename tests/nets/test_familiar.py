@@ -101,6 +101,10 @@ def test_what_is_not_told_is_as_if_it_had_never_been_asked(generator):
     holes = rows.clone()
     holes[::3, 1] = math.nan
     torch.testing.assert_close(learn(holes).mean, rows.where(~holes.isnan(), math.nan).nanmean(0))
+    holes[:, 4] = math.nan  # a channel that is one number in every volume, as the field strength is
+    known = learn(holes)
+    assert math.isfinite(known.limit)
+    assert math.isfinite(float(_distance(row, known)))
 
 
 def test_a_single_voxel_has_statistics_too(generator):

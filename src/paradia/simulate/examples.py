@@ -240,7 +240,7 @@ def _voxels(recipe: Recipe, fine: Anatomy, sources: Maps, factor: int, generator
         mask = rough & (mask | ~_silent(anatomy))
     if recipe.eroded and uniform(0, 1) < recipe.eroded:
         mask = _within(mask, uniform(*CAREFUL), anatomy.grid)
-    if factor > 1:  # nor does a voxel of the brain count what gives none in it: taken for water, as all that touches the brain
+    if factor > 1:  # what gives no signal in a voxel of the brain is taken for water, as all that touches the brain
         dark = repeated(mask, factor) & ~fine.mask & _silent(fine)
         sources = sources._replace(chi_pos=sources.chi_pos.masked_fill(dark, 0.0), chi_neg=sources.chi_neg.masked_fill(dark, 0.0))
     return anatomy, mask, sources
