@@ -216,6 +216,46 @@ def test_voxels_without_signal_have_a_number_and_large_noise(name):
 
 
 @every
+@pytest.mark.parametrize("times", [(0.0025, 0.0225), (0.015, 0.020)])
+def test_two_echoes_with_an_offset_in_every_voxel_know_their_noise(name, times):
+    scan = Scan(times, 3.0)
+    field, _, _, mask = truth(scan)
+    fit = fit_to(name, measured(scan, 60), mask, scan, offset="voxel")
+    assert (fit.noise[mask] / bound(scan, 60, free=True)).median() == pytest.approx(1, abs=0.08)
+    error = (fit.total_field - field)[mask]
+    assert ((error - error.median()) / fit.noise[mask]).square().mean().sqrt() == pytest.approx(1, abs=0.08)
+
+
+@every
+@pytest.mark.parametrize("scan", [EVEN, Scan(EVEN.echo_times[:2]), Scan(EVEN.echo_times[:1])])
+def test_voxels_without_signal_do_not_lower_the_noise_of_others(name, scan):
+    """A mask that is two thirds air, set to zero by the scanner, and one echo that is dropped in half of the rest."""
+    if name == "mdi" and len(scan.echo_times) == 1:
+        pytest.skip("compares echoes")
+    _, _, _, mask = truth(scan)
+    unwrapped, magnitude = measured(scan, 60)
+    whole = fit_to(name, (unwrapped, magnitude), mask, scan, bipolar=False)
+    magnitude[..., 15:] = 0
+    if scan is EVEN:
+        magnitude[2, ..., :10] = 0
+    partly = fit_to(name, (unwrapped, magnitude), mask, scan, bipolar=False)
+    bright = mask & (torch.arange(GRID.shape[2]) >= 10) & (torch.arange(GRID.shape[2]) < 14)
+    assert (partly.noise[bright] / whole.noise[bright]).median() == pytest.approx(1, abs=0.05)
+
+
+@every
+@pytest.mark.parametrize("offset", ["none", "voxel"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_no_noise(name, offset, dtype):
+    """Echoes without any noise, of phases that span many turns: nothing tells one voxel from another."""
+    field, _, magnitude, mask = truth(EVEN)
+    phase = torch.stack([EVEN.rad_per_ppm(t) * (field + 2 * places()[0]).to(dtype) for t in EVEN.echo_times])
+    fit = fit_to(name, (phase, magnitude.to(dtype)), mask, EVEN, offset=offset)
+    assert torch.equal(fit.mask, mask)
+    assert 0 < fit.noise[mask].median() < 1e-4
+
+
+@every
 def test_what_the_echoes_do_not_tell_is_peeled_off_the_edge_and_kept_inside(name):
     _, _, _, mask = truth(EVEN)
     unwrapped, magnitude = measured(EVEN, 60)
@@ -318,6 +358,16 @@ def test_double_precision_gives_the_same(name):
     single, double = fit_to(name, data, mask, EVEN, SMALL), fit_to(name, tuple(part.double() for part in data), mask, EVEN, SMALL)
     assert {part.dtype for part in double[:3]} == {torch.float64}
     assert torch.allclose(double.total_field.float(), single.total_field, atol=1e-4)
+
+
+@every
+def test_a_magnitude_of_another_precision_takes_that_of_the_phase(name):
+    _, _, _, mask = corner(truth(EVEN))
+    unwrapped, magnitude = corner(measured(EVEN, 60))
+    one, two = (fit_to(name, (unwrapped, given), mask, EVEN, SMALL) for given in (magnitude, magnitude.double()))
+    for a, b in zip(one, two, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
 
 
 @every

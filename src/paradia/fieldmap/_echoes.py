@@ -55,7 +55,7 @@ def prepare(unwrapped: Tensor, magnitude: Tensor, mask: Tensor, grid: Grid, scan
     box = bounding_box(mask)
     inside = mask[box]
     times = unwrapped.new_tensor(scan.echo_times)[:, None, None, None]
-    magnitude = within(magnitude[(slice(None), *box)], inside)
+    magnitude = within(magnitude[(slice(None), *box)], inside).to(unwrapped)
     if not magnitude.any():
         raise InputError("the magnitude is zero in all of the mask. Check that mask and magnitude are of one scan.")
     weight = (magnitude / magnitude.amax().clamp_min(1e-30)).square()

@@ -26,7 +26,7 @@ def finish(
 ) -> FieldFit:
     """Convert to ppm, estimate the noise, and put all back on the volume that the mask belongs to."""
     per_ppm = scan.rad_per_ppm(1.0)
-    noise = field_noise(prepared, left, free_offset=free_offset, per_ppm=per_ppm)
+    noise = field_noise(prepared, left, offset, free_offset=free_offset, per_ppm=per_ppm)
 
     def whole(part: Tensor) -> Tensor:
         volume = part.new_zeros(mask.shape)

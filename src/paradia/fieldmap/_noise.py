@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,8 +15,16 @@ MEDIAN = {1: 0.45494, 2: 1.38629, 3: 2.36597, 4: 3.35669, 5: 4.35146}
 MISFIT = 8.0
 """Reduced χ² beyond which a voxel does not follow the model and its noise is raised: noise alone goes there once in 50,000."""
 
+ROUNDING = 4.0
+"""Relative errors of a number of its precision that a phase gathers before and in a fit."""
 
-def from_residuals(left: Tensor, weight: Tensor, mask: Tensor, parameters: int) -> tuple[Tensor, Tensor]:
+
+def spare(weight: Tensor, parameters: int) -> Tensor:
+    """Return how many echoes with a signal each voxel has beyond the numbers that are fitted in it, none if fewer."""
+    return ((weight > 0).sum(0) - parameters).clamp_min(0)
+
+
+def from_residuals(left: Tensor, weight: Tensor, parameters: int, phase: Tensor) -> tuple[Tensor, Tensor]:
     """Estimate the noise of the echoes from what the fit leaves over.
 
     Parameters
@@ -22,30 +32,42 @@ def from_residuals(left: Tensor, weight: Tensor, mask: Tensor, parameters: int) 
     left
         Phase left over (echo, x, y, z), rad.
     weight
-        Squared magnitudes.
-    mask
-        Voxels that were fitted.
+        Squared magnitudes, zero in voxels that do not count.
     parameters
         Numbers fitted in each voxel.
+    phase
+        What was fitted, rad; less than it was rounded by is no noise.
 
     Returns
     -------
     Tensor
-        Standard deviation of the real and imaginary parts, in units of the magnitude; the median over voxels, so that
+        Standard deviation of the real and imaginary parts, in units of the magnitude; the median over voxels that tell, so that
         flow and vessels do not count.
     Tensor
-        Reduced χ² (x, y, z).
+        Reduced χ² (x, y, z), zero in voxels that tell none.
     """
-    free = left.shape[0] - parameters
+    free = spare(weight, parameters)
     squares = (weight * left.square()).sum(0)
-    variance = squares[mask].median() / MEDIAN.get(free, free * (1 - 2 / (9 * free)) ** 3)
-    return variance.sqrt(), squares / (free * variance.clamp_min(1e-30))
+    medians = weight.new_tensor([math.inf] + [MEDIAN.get(n, n * (1 - 2 / (9 * n)) ** 3) for n in range(1, len(weight) + 1)])
+    told = free > 0
+    variance = (squares / medians[free])[told].median() if told.any() else weight.new_zeros(())
+    rounded = ROUNDING * torch.finfo(weight.dtype).eps * (weight.sqrt() * (phase.abs() + math.pi)).amax()
+    variance = variance.clamp_min(rounded.square())
+    return variance.sqrt(), torch.where(told, squares / (free * variance).clamp_min(1e-30), 0.0)
 
 
-def from_differences(phase: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
-    """Estimate the noise of a single echo from its finest detail: the mixed difference along all axes, of which anatomy has little."""
-    signal = torch.polar(weight[0].sqrt(), phase[0])
-    inside = mask
+def from_differences(phase: Tensor, weight: Tensor) -> Tensor:
+    """Estimate the noise of an echo from its finest detail: the mixed difference along all axes, of which anatomy has little.
+
+    Parameters
+    ----------
+    phase
+        As measured (x, y, z), rad: without what a fit took off.
+    weight
+        Squared magnitude (x, y, z), zero in voxels that do not count.
+    """
+    signal = torch.polar(weight.sqrt(), phase)
+    inside = weight > 0
     for axis in range(3):
         if signal.shape[axis] < 2:
             continue
@@ -58,7 +80,7 @@ def from_differences(phase: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
     return parts.abs().median() / 0.67449
 
 
-def field_noise(prepared: Prepared, left: Tensor, *, free_offset: bool, per_ppm: float) -> Tensor:
+def field_noise(prepared: Prepared, left: Tensor, offset: Tensor, *, free_offset: bool, per_ppm: float) -> Tensor:
     """Return the standard deviation of the field, ppm, from the Fisher information and the noise of the echoes.
 
     Parameters
@@ -67,18 +89,21 @@ def field_noise(prepared: Prepared, left: Tensor, *, free_offset: bool, per_ppm:
         What was fitted.
     left
         Phase left over (echo, x, y, z), rad.
+    offset
+        What was taken off the phases of all echoes before (x, y, z), rad.
     free_offset
         Whether each voxel had an offset of its own.
     per_ppm
         Phase per ppm and second, rad.
     """
-    _, weight, mask, times = prepared
+    phase, weight, mask, times = prepared
     parameters = 1 + free_offset
-    if left.shape[0] > parameters:
-        sigma, misfit = from_residuals(left, weight, mask, parameters)
+    if spare(weight, parameters).any():
+        sigma, misfit = from_residuals(left, weight, parameters, phase)
         sigma = sigma * torch.where(misfit > MISFIT, misfit.sqrt(), 1.0)
-    else:
-        sigma = from_differences(prepared.phase, weight, mask)
+    else:  # the echo with most signal, with its offset: less that of its own voxel, it would be no noisier than the field
+        first = int(weight.sum((1, 2, 3)).argmax())
+        sigma = from_differences(phase[first] + offset, weight[first])
     information = (weight * times.square()).sum(0)
     if free_offset and left.shape[0] > 1:
         information = information - (weight * times).sum(0).square() / weight.sum(0).clamp_min(1e-20)

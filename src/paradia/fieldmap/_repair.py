@@ -29,7 +29,7 @@ def repair(prepared: Prepared, pace: Tensor) -> Tensor:
     phase, weight, mask, times = prepared
     if phase.shape[0] < 2:
         return pace
-    _, misfit = from_residuals(phase - pace * times, weight, mask, 1)
+    _, misfit = from_residuals(phase - pace * times, weight, 1, phase)
     wrong = mask & (misfit > MISFIT)
     if not wrong.any():
         return pace

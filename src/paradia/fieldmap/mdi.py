@@ -11,7 +11,7 @@ from torch import Tensor
 from paradia.errors import GeometryError, InputError, MaskError, MetadataError
 from paradia.fft import Box, bounding_box
 from paradia.fieldmap._echoes import wrap
-from paradia.fieldmap._noise import MISFIT, from_residuals
+from paradia.fieldmap._noise import MISFIT, from_residuals, spare
 from paradia.fieldmap._offset import ALTERNATION
 from paradia.fieldmap._reliable import check_limit, reliable
 from paradia.grid import Grid
@@ -155,7 +155,7 @@ def _images(coil_images: Tensor | None, phase: Tensor | None, magnitude: Tensor 
         magnitude = torch.ones_like(phase)
     if magnitude.shape != phase.shape:
         raise GeometryError(f"phase {tuple(phase.shape)} and magnitude {tuple(magnitude.shape)} differ in shape. Give images of one scan.")
-    return torch.polar(magnitude, phase)[:, None]
+    return torch.polar(magnitude.to(phase), phase)[:, None]
 
 
 def _check(images: Tensor, mask: Tensor, grid: Grid, scan: Scan) -> float:
@@ -234,18 +234,19 @@ def _refine(turn: Tensor, lags: Tensor) -> Tensor:
 
 def _noise(samples: Tensor, pairs: _Pairs, turn: Tensor, mask: Tensor, groups: tuple[tuple[int, ...], ...]) -> Tensor:
     """Return the standard deviation of the phase per echo spacing, rad."""
-    information, phases, weights = torch.zeros_like(turn), [], []
+    information, fitted, phases, weights = torch.zeros_like(turn), [], [], []
     for group in groups:
         number = torch.tensor(group, device=turn.device, dtype=turn.dtype)[:, None]
         power = pairs.power[list(group)]
         centre = (power * number).sum(0) / power.sum(0).clamp_min(1e-30)
         information += (power * (number - centre).square()).sum(0)
+        fitted.append(number * turn)
         phases.append(_residuals(samples, power.sqrt(), turn, group))
         weights.append(power)
     left, weight = torch.cat(phases), torch.cat(weights)
     parameters = 1 + len(groups)
-    if len(left) > parameters:
-        sigma, misfit = from_residuals(left, weight, torch.ones_like(turn, dtype=torch.bool), parameters)
+    if spare(weight, parameters).any():
+        sigma, misfit = from_residuals(left, weight, parameters, torch.cat(fitted))
         spread = sigma * torch.where(misfit > MISFIT, misfit.sqrt(), 1.0)
     else:
         spread = _from_detail(turn, information, mask)
@@ -264,7 +265,8 @@ def _from_detail(turn: Tensor, information: Tensor, mask: Tensor) -> Tensor:
     """Estimate the noise of one coil's signal from the mixed difference of the field along all axes, of which anatomy has little."""
     detail, variance = (torch.zeros(mask.shape, dtype=turn.dtype, device=turn.device) for _ in range(2))
     detail[mask], variance[mask] = turn, 1 / information.clamp_min(1e-30)
-    inside = mask
+    inside = mask.clone()
+    inside[mask] = information > 0
     for axis, n in enumerate(mask.shape):
         if n < 2:
             continue
