@@ -16,6 +16,7 @@ import torch
 
 from paradia.cli.output import open_output
 from paradia.cli.run import _result
+from paradia.io.simulated import TRUTH, begin
 
 from .conftest import FAST, describe, save, write_subject
 
@@ -308,13 +309,59 @@ def test_the_group_level_and_other_folders_are_refused(dataset, command, tmp_pat
     assert "is only read" in command("run", dataset, dataset, *FAST).err
     assert "no folder" in command("run", tmp_path / "gone", tmp_path / "out", *FAST).err
     other = describe(tmp_path / "other")
-    assert "holds another data set" in command("run", dataset, other, *FAST).err
+    assert "holds a data set of raw images" in command("run", dataset, other, *FAST).err
     (tmp_path / "file").write_text("mine")
     told = command("run", dataset, tmp_path / "file", *FAST)
     assert told.status == 2
     assert "cannot write to" in told.err
     assert (tmp_path / "file").read_text() == "mine"
     assert hashes(dataset) == before
+
+
+def test_maps_go_neither_into_raw_data_nor_into_a_truth(dataset, files, command, tmp_path):
+    root = tmp_path / "simulated"
+    begin(root, "Simulated heads", "1.0")
+    (root / "sub-one" / "anat").mkdir(parents=True)
+    before = hashes(tmp_path)
+    loose = ("qsm", files["magnitude"], files["phase"])
+    instead = f"inputs are only read. Give a folder such as {root / 'derivatives' / 'paradia'}."
+    for out, sentence in {
+        root: f"holds a data set of raw images, and {instead}",
+        root / TRUTH: f"holds the truth about simulated scans, and {instead}",
+        root / "sub-one": "lies in a subject's folder of a data set of raw images",
+        root / "sub-one" / "anat" / "new": instead,
+        root / TRUTH / "sub-one": "lies in a subject's folder of the truth about simulated scans",
+    }.items():
+        for call in (("run", dataset, out), (*loose, out, *TIMES)):
+            told = command(*call, *FAST)
+            assert told.status == 2
+            assert sentence in told.err
+    nameless = ("run", dataset, dataset / "sub-one" / "maps", "--skip-bids-validation", *FAST)
+    assert "lies in a subject's folder" in command(*nameless).err
+    assert not (dataset / "sub-one" / "maps").exists()
+    assert hashes(tmp_path) == before
+    for out in (root / "derivatives" / "paradia", root / "derivatives" / "maps" / "sub-one"):
+        with open_output(out, root):
+            pass
+        assert "paradia" in (out / "dataset_description.json").read_text()
+
+
+def test_maps_of_another_data_set_are_not_overwritten(command, dataset, tmp_path):
+    out, other = tmp_path / "out", describe(tmp_path / "other")
+    with open_output(out, other):
+        pass
+    before = hashes(out)
+    told = command("run", dataset, out, *FAST)
+    assert told.status == 2
+    assert f"{out} holds maps of another data set, {other}" in told.err
+    assert hashes(out) == before
+    with open_output(out):  # loose files come beside: what the others were made from stays said
+        pass
+    assert str(other) in (out / "dataset_description.json").read_text()
+    other.rename(tmp_path / "moved")
+    with open_output(out, tmp_path / "moved"):
+        pass
+    assert str(tmp_path / "moved") in (out / "dataset_description.json").read_text()
 
 
 def test_masks_of_the_users_own_replace_the_mask_stage(dataset, small, command, tmp_path, brief):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 import paradia
 from paradia.errors import FileError, InputError, OutputBusyError
 from paradia.io.atomic import sweep
-from paradia.io.derivatives import write_dataset_description
+from paradia.io.derivatives import MAKER, write_dataset_description
 from paradia.io.sidecar import read_json
 
 WORK = ".paradia"
@@ -20,6 +21,9 @@ WORK = ".paradia"
 
 LOG = f"{WORK}/run.log"
 """The log, inside the output."""
+
+KINDS = {"raw": "a data set of raw images", "truth": "the truth about simulated scans"}
+"""Data sets into which no map is written, not even beside a subject's images."""
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +35,13 @@ def open_output(out: Path, source: Path | None = None) -> Iterator[None]:
     Raises
     ------
     InputError
-        The folder belongs to other data.
+        The folder belongs to other data: raw images, a simulated truth, or maps of another data set.
     FileError
         It cannot be written to.
     OutputBusyError
         Another run holds it.
     """
-    _check_foreign(out)
+    recorded = _check_foreign(out, source)
     try:
         (out / WORK).mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / WORK / "lock")
@@ -50,7 +54,7 @@ def open_output(out: Path, source: Path | None = None) -> Iterator[None]:
         sweep(out)
         for part in (out / WORK / "steps").glob("*.part"):
             part.unlink(missing_ok=True)
-        write_dataset_description(out, version=paradia.__version__, source=source)
+        write_dataset_description(out, version=paradia.__version__, source=source or recorded)
         try:
             yield
         except BaseException as error:
@@ -92,13 +96,50 @@ class _Quiet(logging.FileHandler):
         """Let the record go."""
 
 
-def _check_foreign(out: Path) -> None:
-    """Refuse a folder that another data set lives in: its description would be overwritten."""
-    description = out / "dataset_description.json"
-    if not description.is_file():
-        return
-    makers = read_json(description).get("GeneratedBy") or [{}]
-    if not any(isinstance(maker, dict) and maker.get("Name") == "paradia" for maker in makers):
+def _check_foreign(out: Path, source: Path | None) -> Path | None:
+    """Refuse a folder that other data live in, and return the data set that the maps in it were made from, where one is named."""
+    place = out.resolve()
+    for folder in (place, *place.parents):
+        kind = _kind(folder.parent, source) if folder.name.startswith("sub-") else ""
+        if kind in KINDS:
+            raise InputError(f"{out} lies in a subject's folder of {KINDS[kind]}, and inputs are only read. {_where(folder.parent, kind)}")
+    kind = _kind(place, source)
+    if kind and kind != "ours":
+        raise InputError(f"{out} holds {KINDS.get(kind, 'another data set')}, and inputs are only read. {_where(out, kind)}")
+    recorded = _source_of(out) if kind else None
+    if source is not None and recorded is not None and recorded != source.resolve() and recorded.is_dir():
         raise InputError(
-            f"{out} holds another data set, and inputs are only read. Give a folder such as {out / 'derivatives' / 'paradia'}."
+            f"{out} holds maps of another data set, {recorded}, and those of {source} would take their place. Give another output folder."
         )
+    return recorded
+
+
+def _kind(root: Path, source: Path | None) -> str:
+    """Tell what kind of data set a folder is: raw, the truth about a simulated one, maps of ours, foreign; nothing where it is none."""
+    if source is not None and root == source.resolve():
+        return "raw"
+    description = root / "dataset_description.json"
+    if not description.is_file():
+        return ""
+    told = read_json(description)
+    if told.get("DatasetType", "raw") == "raw":  # BIDS takes what does not say for raw
+        return "raw"
+    makers = [maker for maker in _entries(told, "GeneratedBy") if maker.get("Name") == "paradia"]
+    return "foreign" if not makers else "truth" if any(maker.get("Description") == MAKER for maker in makers) else "ours"
+
+
+def _source_of(out: Path) -> Path | None:
+    """Return the data set that maps were made from, where their description names it."""
+    named = [str(one.get("URL")) for one in _entries(read_json(out / "dataset_description.json"), "SourceDatasets")]
+    return next((Path(url.removeprefix("file://")) for url in named if url.startswith("file://")), None)
+
+
+def _entries(description: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return the entries of a list in a description; nothing of what is no such list."""
+    value = description.get(key)
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
+def _where(root: Path, kind: str) -> str:
+    """Say where maps of a data set may go."""
+    return f"Give a folder such as {root.parent / 'paradia' if kind == 'truth' else root / 'derivatives' / 'paradia'}."

@@ -17,6 +17,9 @@ from paradia.io.nifti import write
 
 BIDS_VERSION = "1.10.0"
 
+MAKER = "paradia simulate"
+"""How descriptions of simulated data sets, and of the truth about them, say who made them."""
+
 PPM_SIGN = "Paramagnetic is positive: veins and deep grey matter are bright."
 
 MAGNITUDE = "Given as a magnitude, 0 or more; χ = χ+ − χ−."

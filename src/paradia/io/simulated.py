@@ -16,7 +16,7 @@ from torch import Tensor
 from paradia.errors import GeometryError, InputError
 from paradia.grid import Grid
 from paradia.io.atomic import write_json, write_text
-from paradia.io.derivatives import BIDS_VERSION, NOT_IN_BIDS, OUTPUTS, PPM_SIGN, Output, folder, write_provenance
+from paradia.io.derivatives import BIDS_VERSION, MAKER, NOT_IN_BIDS, OUTPUTS, PPM_SIGN, Output, folder, write_provenance
 from paradia.io.nifti import write
 from paradia.io.sidecar import read_json
 from paradia.simulate.head import Head
@@ -24,8 +24,6 @@ from paradia.simulate.subject import Subject
 
 TRUTH = Path("derivatives", "truth")
 """Where the truth lies within a data set."""
-
-MAKER = "paradia simulate"
 
 RAW = Path("sourcedata", "raw")
 """Where samples of k-space lie, which BIDS has no place for."""
