@@ -9,6 +9,7 @@ import torch
 
 from paradia.epg import cpmg
 from paradia.errors import InputError, MaskError, MetadataError, NonFiniteError
+from paradia.relaxometry._train import spacing_of
 from paradia.relaxometry.nonlinear import nonlinear
 from paradia.relaxometry.r2_epg import r2_epg
 from paradia.relaxometry.r2_two_echo import r2_two_echo
@@ -73,6 +74,23 @@ def test_echoes_may_be_left_out(case):
     numbers = [2, 3, 5, 8, 10]
     fit = r2_epg(spin_echoes(rate, degrees, height, numbers), mask, Scan(tuple(0.0095 * n for n in numbers)))
     assert float(((fit.r2 - rate).abs() / rate)[mask].quantile(0.99)) < 5e-3
+
+
+@pytest.mark.parametrize("spacing", [3.04, 5.35, 6.67, 9.53, 10.67, 11.25])
+@pytest.mark.parametrize("numbers", [range(1, 6), range(1, 33), range(2, 33), (2, 3, 5, 8, 10)], ids=["5", "32", "without 1", "some"])
+def test_echo_times_may_be_rounded_to_a_tenth_of_a_millisecond(spacing, numbers):
+    found, which = spacing_of(tuple(round(spacing * n, 1) / 1000 for n in numbers))
+    assert which == tuple(numbers)
+    assert found == pytest.approx(spacing / 1000, rel=4e-3)
+
+
+def test_rounded_echo_times_hardly_move_the_rate(case):
+    rate, degrees, height, mask = case
+    numbers = range(1, 17)
+    fit = r2_epg(
+        spin_echoes(rate, degrees, height, numbers, spacing=0.00667), mask, Scan(tuple(round(6.67 * n, 1) / 1000 for n in numbers))
+    )
+    assert float(((fit.r2 - rate).abs() / rate)[mask].quantile(0.99)) < 3e-3
 
 
 @pytest.mark.parametrize("degrees", [115.0, 145.0, 165.0])

@@ -32,6 +32,9 @@ LONGEST = 64
 SHORTEST = 0.003
 """Shortest spacing of pulses, s: shorter ones would fit any times."""
 
+OFF = 0.02
+"""Share of the spacing by which an echo time may be off: at the shortest one, what times in tenths of a millisecond are rounded by."""
+
 TERMS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
 """Orders of the derivatives that stand for an entry's surroundings."""
 
@@ -77,15 +80,17 @@ def spacing_of(times: tuple[float, ...]) -> tuple[float, tuple[int, ...]]:
         The times are no multiples of one spacing.
     """
     for first in range(1, LONGEST + 1):
-        spacing = times[0] / first
-        if spacing < SHORTEST:
+        if times[0] / first < SHORTEST:
             break
-        numbers = [time / spacing for time in times]
-        rounded = [round(n) for n in numbers]
-        if rounded[-1] > LONGEST:
+        numbers, along, squares = [first], first * times[0], first**2
+        for time in times[1:]:  # each echo mends the spacing by which the next one is counted: the first may be off by rounding
+            numbers.append(round(time * squares / along))
+            along, squares = along + numbers[-1] * time, squares + numbers[-1] ** 2
+        if numbers[-1] > LONGEST:
             break
-        if all(abs(n - r) <= 0.02 for n, r in zip(numbers, rounded, strict=True)):
-            return times[-1] / rounded[-1], tuple(rounded)
+        spacing = along / squares
+        if all(abs(time - n * spacing) <= OFF * spacing for time, n in zip(times, numbers, strict=True)):
+            return spacing, tuple(numbers)
     raise MetadataError(
         f"the echo times {times} are no multiples of one spacing, so that they are no train of refocused echoes. "
         "Leave other echoes out, or take r2_two_echo."
