@@ -8,7 +8,7 @@ import torch
 from paradia.errors import InputError, MaskError
 from paradia.grid import Grid
 from paradia.mask import _morphology as morphology
-from paradia.mask._reliability import otsu, reliability
+from paradia.mask._reliability import bridged, otsu, reliability
 from paradia.mask._surface import icosphere, neighbours, normals, voxels_inside
 from paradia.mask.bet import bet
 from paradia.mask.combined import combined
@@ -120,6 +120,49 @@ def test_an_echo_without_signal_is_told_from_one_with(case):
     for method in (quality, combined):
         with pytest.raises(MaskError, match="the magnitude of the first echo is zero"):
             method(torch.zeros_like(both), both, grid, Scan((0.004, 0.012)))
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_a_lost_slice_does_not_halve_the_brain(axis):
+    """In all echoes, in the first, or in the last of them, one plane or two."""
+    grid = Grid((64, 75, 40), (3.0, 3.0, 4.0), (0.2, -0.3, 0.93))
+    truth = head(grid, seed=4)
+    signal = gre(truth, SCAN, seed=4)
+    middle = grid.shape[axis] // 2
+    for echoes, width in ((slice(None), 1), (slice(None), 2), (slice(1), 2), (slice(2, 3), 2)):
+        lost = signal.clone()
+        lost.movedim(axis + 1, 1)[echoes, middle : middle + width] = 0
+        pairs = [(quality, (lost.angle(), lost.abs(), grid, SCAN)), (combined, (lost.angle(), lost.abs(), grid, SCAN))]
+        for method, data in [*pairs, (bet, (lost.abs(), grid))]:
+            mask = method(*data)
+            assert float((mask & truth.mask).sum() / truth.mask.sum()) > 0.95
+
+
+def test_planes_at_the_end_and_other_images_are_left_as_they_are():
+    image = torch.rand(2, 5, 6, 7) + 0.1
+    image[0, :, :, :2] = 0
+    image[1, 2] = 0
+    phase = torch.rand(2, 5, 6, 7)
+    filled, beside = bridged(image, phase)
+    assert torch.equal(filled[0], image[0])
+    assert torch.equal(beside[0], phase[0])
+    rest = [0, 1, 3, 4]
+    assert torch.equal(filled[1][rest], image[1][rest])
+    assert torch.equal(filled[1][2], image[1][1])
+    assert torch.equal(beside[1][2], phase[1][1])
+    assert torch.equal(bridged(torch.zeros(1, 4, 5, 6))[0], torch.zeros(1, 4, 5, 6))
+
+
+def test_a_piece_that_is_left_out_is_told_of():
+    mask = torch.zeros(20, 21, 22, dtype=torch.bool)
+    mask[2:10], mask[11:13, :10] = True, True
+    with pytest.warns(UserWarning, match=r"the brain is in pieces, and 11 % of it were left out.*Give a mask"):
+        kept = morphology.largest(mask, "the brain")
+    assert torch.equal(kept[:10], mask[:10])
+    assert not kept[10:].any()
+    assert torch.equal(morphology.largest(mask), kept)
+    mask[11:13], mask[15, 3, 4] = False, True
+    assert int((mask ^ morphology.largest(mask, "the brain")).sum()) == 1
 
 
 def test_reliable_is_tissue_and_not_noise(case):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
 from paradia.grid import Grid
+
+MUCH = 0.05
+"""Share in other pieces than the largest from which on it is said that they were left out."""
 
 
 def dilate(mask: Tensor, grid: Grid, radius: float) -> Tensor:
@@ -43,13 +48,20 @@ def closed(mask: Tensor, grid: Grid, radius: float) -> Tensor:
     return erode(dilate(mask, grid, radius), grid, radius)
 
 
-def largest(mask: Tensor) -> Tensor:
-    """Keep the largest connected piece."""
+def largest(mask: Tensor, what: str = "") -> Tensor:
+    """Keep the largest connected piece, and warn where what was named loses much by that."""
     pieces, count = ndimage.label(mask.cpu().numpy())
     if count < 2:
         return mask
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
+    lost = 1 - sizes.max() / sizes.sum()
+    if what and lost > MUCH:
+        warnings.warn(
+            f"{what} is in pieces, and {100 * lost:.0f} % of it were left out: only the largest piece is kept. "
+            "Look at the mask; slices may be missing. Give a mask where it is wrong.",
+            stacklevel=2,
+        )
     return torch.from_numpy(pieces == sizes.argmax()).to(mask.device)
 
 

@@ -72,6 +72,25 @@ def reliability(phase: Tensor, magnitude: Tensor, scan: Scan) -> Tensor:
     return total / count.clamp(min=1)
 
 
+def bridged(magnitude: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Give planes of an echo without any signal the values of the nearest plane with some: a lost slice is no end of the head.
+
+    Only planes between others with signal are meant. The other images, such as the phase, get theirs from the same planes.
+    """
+    images = (magnitude, *others)
+    for echo in range(len(magnitude)):
+        for axis in range(3):
+            there = (images[0][echo] > 0).movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
+            if len(there) == 0 or len(there) == int(there[-1] - there[0]) + 1:
+                continue
+            place = torch.arange(magnitude.shape[axis + 1], device=magnitude.device)
+            nearest = there[(place[:, None] - there).abs().argmin(1)]
+            source = torch.where((place > there[0]) & (place < there[-1]), nearest, place)
+            at = (torch.tensor(echo, device=magnitude.device),)
+            images = tuple(image.index_put(at, image[echo].index_select(axis, source)) for image in images)
+    return images
+
+
 def otsu(values: Tensor, bins: int = 256) -> float:
     """Return the threshold that parts values into the two classes that differ most."""
     low, high = float(values.min()), float(values.max())

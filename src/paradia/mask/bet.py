@@ -13,7 +13,7 @@ from paradia.errors import GeometryError, InputError, MaskError
 from paradia.grid import Grid
 from paradia.mask import _morphology as morphology
 from paradia.mask._evolution import evolve
-from paradia.mask._reliability import nonempty, otsu
+from paradia.mask._reliability import bridged, nonempty, otsu
 from paradia.mask._surface import voxels_inside
 from paradia.types import Echoes, Mask
 
@@ -40,7 +40,7 @@ def bet(magnitude: Echoes, grid: Grid, *, fraction: float = 0.55, smoothness: fl
     Parameters
     ----------
     magnitude
-        Magnitude of the echoes, any unit; what is not finite counts as dark.
+        Magnitude of the echoes, any unit; what is not finite counts as dark. Planes without any signal between others are bridged.
     grid
         Geometry. The brain may leave the field of view.
     fraction
@@ -84,7 +84,7 @@ def bet(magnitude: Echoes, grid: Grid, *, fraction: float = 0.55, smoothness: fl
     finite = torch.nan_to_num(magnitude, nan=0.0, posinf=0.0, neginf=0.0)
     if not bool((finite > 0).any()):
         raise MaskError("the magnitude is zero or not finite everywhere. Check the magnitude images.")
-    joined = _joined(finite)
+    joined = _joined(bridged(finite)[0])
     coarse, step = _coarse(joined, grid)
     even, tissue = _evened(coarse, step)
     vertices, faces = evolve(even, tissue, step, fraction=fraction, smoothness=smoothness, max_iter=max_iter)
@@ -93,7 +93,7 @@ def bet(magnitude: Echoes, grid: Grid, *, fraction: float = 0.55, smoothness: fl
     inside = torch.from_numpy(voxels_inside((vertices + first).astype(np.float32), faces, grid)).to(joined.device)
     if snap > 0:
         inside = _snapped(inside, joined, grid, snap)
-    return nonempty(morphology.filled(morphology.largest(inside)), "brain extraction", "Lower its fraction, or give a mask.")
+    return nonempty(morphology.filled(morphology.largest(inside, "the brain")), "brain extraction", "Lower its fraction, or give a mask.")
 
 
 def _joined(magnitude: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def _snapped(inside: Tensor, joined: Tensor, grid: Grid, reach: float) -> Tensor
     weights = core.float()
     level = _smooth(image * weights, local, 10.0) / _smooth(weights, local, 10.0).clamp(min=1e-4)
     bright = (image > 0.5 * level) & hull
-    kept = morphology.largest(morphology.opened(bright | core, local, 2.0) | core)
+    kept = morphology.largest(morphology.opened(bright | core, local, 2.0) | core, "the brain")
     result = torch.zeros_like(inside)
     result[box] = morphology.closed(kept, local, 4.0) & hull & ((image > FAINT * level) | core)
     return result

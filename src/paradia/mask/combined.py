@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paradia.grid import Grid
 from paradia.mask import _morphology as morphology
-from paradia.mask._reliability import check_knobs, checked, nonempty, otsu, reliability
+from paradia.mask._reliability import bridged, check_knobs, checked, nonempty, otsu, reliability
 from paradia.mask.bet import bet
 from paradia.scan import Scan
 from paradia.types import Echoes, Mask
@@ -26,7 +26,7 @@ def combined(
     phase
         Wrapped phase, rad; what is not finite counts as unreliable.
     magnitude
-        Magnitude, any unit.
+        Magnitude, any unit. Planes without any signal between others, slices that were lost, are bridged.
     grid
         Geometry.
     scan
@@ -58,14 +58,14 @@ def combined(
     clinical research in the brain. Magn Reson Med 2024;91:1834-1862. doi:10.1002/mrm.30006.
     """
     check_knobs(threshold, closing=closing)
-    phase, magnitude = checked(phase, magnitude, grid, scan)
+    magnitude, phase = bridged(*reversed(checked(phase, magnitude, grid, scan)))
     brain = bet(magnitude, grid, fraction=fraction)
     weight = reliability(phase, magnitude, scan)
     limit = threshold or 0.6 * otsu(weight[magnitude[0] > 0])
-    good = morphology.largest(morphology.opened(brain & (weight > limit), grid, 1.0))
+    good = morphology.largest(morphology.opened(brain & (weight > limit), grid, 1.0), "the brain with usable phase")
     mask = morphology.filled(morphology.closed(good, grid, closing)) & brain
     return nonempty(
-        morphology.largest(mask),
+        morphology.largest(mask, "the brain with usable phase"),
         f"brain extraction with phase quality above {limit:.2f}",
         "Lower its threshold or fraction, or give a mask.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paradia.grid import Grid
 from paradia.mask import _morphology as morphology
-from paradia.mask._reliability import check_knobs, checked, nonempty, otsu, reliability
+from paradia.mask._reliability import bridged, check_knobs, checked, nonempty, otsu, reliability
 from paradia.scan import Scan
 from paradia.types import Echoes, Mask
 
@@ -25,7 +25,7 @@ def quality(
     phase
         Wrapped phase, rad; what is not finite counts as outside.
     magnitude
-        Magnitude, any unit.
+        Magnitude, any unit. Planes without any signal between others, slices that were lost, are bridged.
     grid
         Geometry.
     scan
@@ -56,7 +56,7 @@ def quality(
     Dymerska B, et al. Magn Reson Med 2021;85:2294-2308. doi:10.1002/mrm.28563.
     """
     check_knobs(threshold, opening=opening, closing=closing)
-    phase, magnitude = checked(phase, magnitude, grid, scan)
+    magnitude, phase = bridged(*reversed(checked(phase, magnitude, grid, scan)))
     visible = magnitude[0] > 0
     weight = reliability(phase, magnitude, scan)
     limit = threshold or otsu(weight[visible])
