@@ -113,6 +113,45 @@ def test_voxels_without_a_signal_are_a_guess_and_make_no_others_look_certain(nam
     torch.testing.assert_close(part[1][~seen], torch.full_like(part[1][~seen], maximum / 12**0.5))
 
 
+@pytest.mark.parametrize("bad", [0.0, -1.0])
+@pytest.mark.parametrize("name", STAR)
+def test_an_echo_that_is_zero_was_not_measured(name, bad, case, generator):
+    """As in a slice that was lost: the others tell the rate, and the deviation is that of fewer echoes."""
+    rate, height, mask = case
+    data = noisy(decay(rate, height, EVEN), 2.0, generator)
+    whole = fit(name, data, mask, EVEN)
+    for echoes in ([0], [2], [4], [1, 3], [2, 3], [0, 1, 2]):
+        part = data.clone()
+        part[echoes, :6] = bad
+        got = fit(name, part, mask, EVEN)
+        torch.testing.assert_close(got.r2star[6:], whole.r2star[6:], rtol=1e-3, atol=1e-2)
+        torch.testing.assert_close(got.r2star_noise[6:], whole.r2star_noise[6:], rtol=0.1, atol=0.01)
+        score = ((got.r2star - rate) / got.r2star_noise)[:6][mask[:6]]
+        assert 0.8 < float(score.square().mean().sqrt()) < 1.25
+        assert bool((got.r2star_noise[:6] >= whole.r2star_noise[:6])[mask[:6]].float().mean() > 0.95)
+
+
+@pytest.mark.parametrize("name", STAR)
+def test_an_echo_that_is_zero_everywhere_is_as_good_as_not_there(name, case, generator):
+    rate, height, mask = case
+    data = noisy(decay(rate, height, EVEN), 2.0, generator)
+    less = fit(name, data[[0, 1, 2, 4]], mask, Scan(tuple(EVEN.echo_times[echo] for echo in (0, 1, 2, 4))))
+    data[3] = 0
+    for got, want in zip(fit(name, data, mask, EVEN), less, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", STAR)
+def test_one_echo_alone_tells_no_rate(name, case):
+    rate, height, mask = case
+    for echo in range(5):
+        data = decay(rate, height, EVEN)
+        data[[other for other in range(5) if other != echo], 4] = 0
+        got = fit(name, data, mask, EVEN, maximum=300.0)
+        torch.testing.assert_close(got.r2star_noise[4][mask[4]], torch.full_like(got.r2star_noise[4][mask[4]], 300 / 12**0.5))
+        assert not bool(got.r2star[4].any())
+
+
 @pytest.mark.parametrize("name", STAR)
 def test_refuses_what_cannot_be_fitted(name, case):
     rate, height, mask = case

@@ -26,15 +26,44 @@ def fit(
     tol: float,
     callback: Callback | None,
 ) -> Decay:
-    """Fit height and rate of a decay, times a known factor of every echo and voxel of the mask, by least squares."""
-    signal = magnitude[:, mask]
+    """Fit height and rate of a decay, times a known factor of every echo and voxel of the mask, by least squares.
+
+    An echo without a signal in a voxel was not measured there, and is left out.
+    """
+    signal = magnitude[:, mask].clamp_min(0)
+    there = signal > 0
+    if not bool(there.all()):
+        factor = there.to(signal) if factor is None else factor * there
     times = torch.tensor(scan.echo_times, dtype=signal.dtype, device=signal.device)[:, None]
     rate, information, squares = _fit(signal, times, factor, maximum, max_iter, tol, callback)
-    sigma = noise_level(squares, signal.shape[0] - 2, signal[0], mask)
+    sigma = noise_level(squares, *measured(signal), mask)
     if rician:
         debiased = (signal.square() - sigma.square()).clamp_min(0).sqrt()
         rate, information, squares = _fit(debiased, times, factor, maximum, max_iter, tol, callback)
-    return Decay(*give(rate, sigma / information.clamp_min(TINY).sqrt(), mask, maximum))
+    known = there.sum(0) > 1
+    noise = torch.where(known, sigma / information.clamp_min(TINY).sqrt(), torch.inf)
+    return Decay(*give(rate * known, noise, mask, maximum))
+
+
+def measured(signal: Tensor) -> tuple[int, Tensor]:
+    """Return what noise is told from: how many echoes more than unknowns the most voxels have, and those voxels' first signal.
+
+    Parameters
+    ----------
+    signal
+        Magnitude of the voxels, 0 where an echo was not measured, shape (echo, voxel).
+
+    Returns
+    -------
+    int
+        Echoes less the height and the rate.
+    Tensor
+        The first magnitude of these voxels, zero in others, shape (voxel,).
+    """
+    count = (signal > 0).sum(0)
+    most = int(count[count > 0].mode().values) if bool(count.any()) else len(signal)
+    first = signal.gather(0, (signal > 0).int().argmax(0, keepdim=True))[0]
+    return most - 2, torch.where(count == most, first, 0.0)
 
 
 def _fit(
@@ -85,7 +114,7 @@ def _logarithmic(signal: Tensor, times: Tensor, factor: Tensor | None) -> Tensor
     weight = signal.square()
     total = weight.sum(0).clamp_min(TINY)
     value = torch.log(signal.clamp_min(1e-12 * float(signal.max()) + TINY))
-    if factor is not None:
+    if factor is not None:  # where it is zero the weight is too
         value = value - torch.log(factor.clamp_min(0.05))
     centre = (weight * times).sum(0) / total
     lever = times - centre

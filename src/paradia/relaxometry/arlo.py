@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from paradia.relaxometry._checks import CHUNK, check, give, noise_level
+from paradia.relaxometry._decay import measured
 from paradia.scan import Scan
 from paradia.types import Decay, Echoes, Mask
 
@@ -25,7 +26,8 @@ def arlo(magnitude: Echoes, mask: Mask, scan: Scan, *, maximum: float = 500.0) -
     Parameters
     ----------
     magnitude
-        Magnitude of every echo, any unit.
+        Magnitude of every echo, any unit. An echo that is zero in a voxel was not measured there; with two left their ratio tells the rate,
+        with fewer the deviation is that of a guess.
     mask
         Voxels to fit.
     scan
@@ -57,27 +59,49 @@ def arlo(magnitude: Echoes, mask: Mask, scan: Scan, *, maximum: float = 500.0) -
     2015;73:843. https://doi.org/10.1002/mrm.25137
     """
     check("arlo", magnitude, mask, scan, 3, maximum)
-    signal = magnitude[:, mask]
+    signal = magnitude[:, mask].clamp_min(0)
     times = torch.tensor(scan.echo_times, dtype=torch.float64)
+    there = signal > 0
+    whole = there.all(0)
+    rate, leverage, squares = _fit(signal, times, maximum)
+    if not bool(whole.all()):
+        echoes, which = torch.unique(there[:, ~whole], dim=1, return_inverse=True)
+        places = (~whole).nonzero().flatten()
+        for kind, seen in enumerate(echoes.T.cpu()):
+            place = places[which == kind]
+            found = _fit(signal[seen.to(signal.device)][:, place], times[seen], maximum)
+            for image, part in zip((rate, leverage, squares), found, strict=True):
+                image[place] = part
+    sigma = noise_level(squares, *measured(signal), mask)
+    return Decay(*give(rate, sigma * leverage, mask, maximum))
+
+
+def _fit(signal: Tensor, times: Tensor, maximum: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the rate, its deviation for noise of one unit, and the squares of what is left; of two echoes by the ratio of both."""
+    if len(times) < 2:
+        return torch.zeros_like(signal.sum(0)), torch.full_like(signal.sum(0), torch.inf), torch.zeros_like(signal.sum(0))
+    if len(times) == 2:
+        apart = float(times[1] - times[0])
+        return (signal[0] / signal[1]).log() / apart, signal.reciprocal().norm(dim=0) / apart, torch.zeros_like(signal[0])
     area, drop, beta = (part.to(signal) for part in _integrals(times))
-    rates, squares, leverages = [], [], []
-    for part in signal.split(CHUNK, dim=1):
-        y, x = area @ part, drop @ part
-        numerator = (x * y + beta * x.square()).sum(0)
-        denominator = (y.square() + beta * x * y).sum(0).clamp_min(torch.finfo(part.dtype).tiny)
-        first = (numerator / denominator).clamp(LEAST, maximum)
-        y = y * _correction(first, times.to(part), area)
-        denominator = (y.square() + beta * x * y).sum(0).clamp_min(torch.finfo(part.dtype).tiny)
-        rate = (x * y + beta * x.square()).sum(0) / denominator
-        slope = drop.T @ (y + 2 * beta * x) + area.T @ x - rate * (area.T @ (2 * y + beta * x) + drop.T @ (beta * y))
-        leverage = (slope / denominator).square().sum(0).sqrt()
-        leverages.append(torch.where(part[0] > 0, leverage, torch.inf))  # without a signal any rate is possible
-        decay = torch.exp(-times.to(part)[:, None] * rate.clamp(0, maximum))
-        height = (decay * part).sum(0) / decay.square().sum(0).clamp_min(torch.finfo(part.dtype).tiny)
-        squares.append((part - height * decay).square().sum(0))
-        rates.append(rate)
-    sigma = noise_level(torch.cat(squares), signal.shape[0] - 2, signal[0], mask)
-    return Decay(*give(torch.cat(rates), sigma * torch.cat(leverages), mask, maximum))
+    parts = [_fit_part(part, times, area, drop, beta, maximum) for part in signal.split(CHUNK, dim=1)]
+    rate, leverage, squares = (torch.cat(column) for column in zip(*parts, strict=True))
+    return rate, leverage, squares
+
+
+def _fit_part(part: Tensor, times: Tensor, area: Tensor, drop: Tensor, beta: Tensor, maximum: float) -> tuple[Tensor, Tensor, Tensor]:
+    y, x = area @ part, drop @ part
+    numerator = (x * y + beta * x.square()).sum(0)
+    denominator = (y.square() + beta * x * y).sum(0).clamp_min(torch.finfo(part.dtype).tiny)
+    first = (numerator / denominator).clamp(LEAST, maximum)
+    y = y * _correction(first, times.to(part), area)
+    denominator = (y.square() + beta * x * y).sum(0).clamp_min(torch.finfo(part.dtype).tiny)
+    rate = (x * y + beta * x.square()).sum(0) / denominator
+    slope = drop.T @ (y + 2 * beta * x) + area.T @ x - rate * (area.T @ (2 * y + beta * x) + drop.T @ (beta * y))
+    leverage = (slope / denominator).square().sum(0).sqrt()
+    decay = torch.exp(-times.to(part)[:, None] * rate.clamp(0, maximum))
+    height = (decay * part).sum(0) / decay.square().sum(0).clamp_min(torch.finfo(part.dtype).tiny)
+    return rate, leverage, (part - height * decay).square().sum(0)
 
 
 def _correction(rate: Tensor, times: Tensor, area: Tensor) -> Tensor:
