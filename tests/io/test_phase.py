@@ -129,8 +129,20 @@ def test_a_stated_encoding_holds_and_unwrapped_phase_is_wrapped_again():
 
 @pytest.mark.parametrize("units", ["rad", "radians"])
 def test_the_sidecar_states_radians_that_do_not_fill_the_turn(units):
-    small = (0.3 * np.tanh(wrapped())).astype(np.float32)
+    small = (0.3 * np.sin(wrapped())).astype(np.float32)
     np.testing.assert_array_equal(to_radians(small, "p.nii", sidecar_units=units).phase, small)
+
+
+@pytest.mark.parametrize("units", ["rad", "radians"])
+@pytest.mark.parametrize("scale", [0.003674 / math.pi, 1.0 / math.pi])
+def test_a_sidecar_that_says_radians_of_wraps_of_less_than_a_turn_is_overruled(scale, units):
+    phase = wrapped()
+    result = to_radians((phase * scale).astype(np.float32), "p.nii", sidecar_units=units)
+    assert apart(result.phase, phase) < 1e-2
+    assert "is one turn (recognised by its values, although its sidecar says rad" in result.note
+    with pytest.raises(PhaseError, match=r"cannot be told: its values run from .* to 0.9999.*, with wraps"):
+        to_radians((phase / (2 * math.pi) % 1).astype(np.float32), "p.nii", sidecar_units=units)
+    np.testing.assert_allclose(to_radians((phase * scale).astype(np.float32), "p.nii", units="rad").phase, phase * scale, atol=1e-6)
 
 
 def test_a_sidecar_that_the_values_contradict_is_overruled_and_noted():

@@ -17,7 +17,8 @@ encoding           one turn is          recognised when
 
 Phase looks wrapped when both ends of the range are well filled and neighbouring voxels differ by more than 80 % of
 the range at more than chance places. Anything else is ambiguous and is an error
-that says how to state the encoding. What is stated holds, and is wrapped again if it was unwrapped.
+that says how to state the encoding. What is stated holds, and is wrapped again if it was unwrapped; a sidecar's ``rad`` does
+not where wraps of less than a turn, or a range of more than two, contradict it.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ WRAP = 0.8
 """A step between neighbours of more than this part of the range is a wrap."""
 
 HOW = "State one turn of it with --phase-units rad, 0-2pi, siemens, 0-4095, milliradian, degrees, 0-360 or MIN:MAX."
+
+RADIANS = ("rad", "radian", "radians")
 
 NOT_PHASE = {"hz": "a field map in Hz", "ppm": "a field map in ppm", "t": "a field map in tesla", "rad/s": "a field map in rad/s"}
 
@@ -145,10 +148,10 @@ def _encoding(values: NDArray, low: float, high: float, name: str, units: str | 
     if units is not None and units.strip().lower() != "auto":
         return parse_units(units), "as stated"
     stated = (sidecar or "").strip().lower()
-    if stated in ("rad", "radian", "radians") and high - low <= 4 * math.pi:
+    if stated in RADIANS and high - low <= 4 * math.pi and not _scaled(values, low, high):
         shifted = low >= -1e-3 and high > math.pi + 1e-3
         return ENCODINGS[1 if shifted else 0], "by its sidecar"
-    if stated not in ("", "rad", "radian", "radians", "arbitrary", "a.u.", "au"):
+    if stated not in ("", *RADIANS, "arbitrary", "a.u.", "au"):
         try:
             return parse_units(stated), "by its sidecar"
         except PhaseError as error:
@@ -156,8 +159,13 @@ def _encoding(values: NDArray, low: float, high: float, name: str, units: str | 
     found = _recognise(values, low, high)
     if found is None:
         raise PhaseError(_ambiguous(values, low, high, name))
-    against = ", although its sidecar says rad" if stated.startswith("rad") else ""
+    against = ", although its sidecar says rad" if stated in RADIANS else ""
     return found, f"recognised by its values{against}"
+
+
+def _scaled(values: NDArray, low: float, high: float) -> bool:
+    """Tell whether phase that wraps fills less than a turn of radians: it is something else, whatever its sidecar says."""
+    return high - low < FILLED * 2 * math.pi and _full_ends(values, low, high) and _wraps(values, low, high)
 
 
 def _recognise(values: NDArray, low: float, high: float) -> Encoding | None:
