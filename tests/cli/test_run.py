@@ -148,7 +148,7 @@ def test_what_is_left_out_is_told_and_logged(small, command, tmp_path, brief):
     save(root / "sub-one" / "anat" / "sub-one_acq-fast_MEGRE.nii.gz", small.magnitude, small.affine)
     told = command("run", root, tmp_path / "out", *FAST)
     assert told.status == 0, told.err
-    sentence = "sub-one_acq-fast was left out: it has no phase"
+    sentence = "sub-one_acq-fast_MEGRE was left out: it has no phase"
     assert told.err.count(sentence) == 1
     assert (tmp_path / "out" / ".paradia" / "run.log").read_text().count(sentence) == 1
 

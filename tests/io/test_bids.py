@@ -82,6 +82,13 @@ def test_two_suffixes_of_one_name_get_two_names(root):
     assert [e.name for e in bids.find(root)] == ["sub-01_MEGRE", "sub-01_T2starw"]
 
 
+def test_what_is_left_out_changes_no_name(root, caplog):
+    touch(root, *pair("sub-01"), *pair("sub-01", suffix="T2starw", parts=("mag",)))
+    with caplog.at_level(logging.WARNING):
+        assert [e.name for e in bids.find(root)] == ["sub-01"]
+    assert "sub-01_T2starw was left out: it has no phase" in caplog.text
+
+
 def test_subjects_and_sessions_are_chosen_with_or_without_prefix(root):
     touch(root, *(n for s in ("01", "02", "patient7") for k in "12" for n in pair(f"sub-{s}_ses-{k}")))
     assert [e.name for e in bids.find(root, ["sub-02", "patient7"], ["ses-2"])] == ["sub-02_ses-2", "sub-patient7_ses-2"]
@@ -140,7 +147,7 @@ def test_an_incomplete_acquisition_beside_a_complete_one_is_left_out_with_a_warn
     touch(root, *pair("sub-03"), *pair("sub-03_rec-norm", parts=("mag",)), "sub-03_echo-1_part-odd_MEGRE.nii.gz")
     with caplog.at_level(logging.WARNING):
         assert [e.name for e in bids.find(root)] == ["sub-03"]
-    assert "sub-03_rec-norm was left out" in caplog.text
+    assert "sub-03_rec-norm_MEGRE was left out" in caplog.text
     assert "part-odd" in caplog.text
 
 
@@ -219,7 +226,13 @@ def test_masks_come_from_derivatives(root, tmp_path):
     nib.save(nib.Nifti1Image(inside, AFFINE), folder / "sub-01_ses-1_acq-other_mask.nii.gz")
     acquisition = bids.load(bids.find(root, masks=masks)[0])
     assert int(acquisition.mask.sum()) == 27
+    nib.save(nib.Nifti1Image(inside, AFFINE), folder / "sub-01_ses-1_desc-local_mask.nii.gz")
+    with pytest.raises(MaskError, match="found sub-01_ses-1_desc-.*_mask.nii.gz, sub-01_ses-1_desc-.*_mask.nii.gz"):
+        bids.load(bids.find(root, masks=masks)[0])
+    inside[2, 2, 2] = 0  # as Paradia writes them: of the three, the one without desc is the brain
     nib.save(nib.Nifti1Image(inside, AFFINE), folder / "sub-01_ses-1_acq-x_mask.nii.gz")
+    assert int(bids.load(bids.find(root, masks=masks)[0]).mask.sum()) == 26
+    nib.save(nib.Nifti1Image(inside, AFFINE), folder / "sub-01_ses-1_mask.nii.gz")
     with pytest.raises(MaskError, match="found sub-01_ses-1_.*mask.nii.gz, sub-01_ses-1_.*mask.nii.gz"):
         bids.load(bids.find(root, masks=masks)[0])
     with pytest.raises(FileError, match="no folder .*gone"):

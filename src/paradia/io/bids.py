@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def find(
     for label in sorted(set(wanted or there) - {e.entities["sub"] for e in entries}):
         logger.warning("sub-%s was passed over: it has no gradient-echo images", label)
     _check_known(kept, sorted({e.session for e in entries if e.session}), "session", folder)
-    entries = _worth_it([e for e in entries if kept is None or e.session in kept])
+    entries = _named(_worth_it([e for e in entries if kept is None or e.session in kept]))
     if not entries:
         raise InputError(
             f"{folder} holds no gradient-echo images that end in {', '.join('_' + s for s in SUFFIXES)}. Check the file names."
@@ -185,7 +185,7 @@ def _check_once(entry: Entry) -> None:
 
 
 def find_mask(entry: Entry, masks: Path) -> Path:
-    """Find the user's mask of an acquisition in a folder of derivatives.
+    """Find the user's mask of an acquisition in a folder of derivatives; of several, the one without ``desc`` is meant.
 
     Raises
     ------
@@ -200,6 +200,9 @@ def find_mask(entry: Entry, masks: Path) -> Path:
         same = all(entry.entities.get(key) == value for key, value in entities.items() if key in ("sub", "ses", "acq", "run", "rec"))
         if same and stem(row).endswith("_mask") and row.name.endswith(IMAGES):
             fitting.append(row)
+    plain = [path for path in fitting if "desc" not in entities_of(path)]
+    if len(fitting) > 1 and len(plain) == 1:
+        return plain[0]
     if len(fitting) != 1:
         found = ", ".join(p.name for p in fitting) or "none"
         raise MaskError(f"{masks} should hold one _mask for {entry.name}, found {found}. Add or remove files.")
@@ -224,17 +227,15 @@ def _group(root: Path, paths: list[Path], masks: Path | None) -> list[Entry]:
         groups[key][part].append((int(echo), path))
         shared[key] = entities
     spin = [(shared[key], parts["magnitude"]) for key, parts in sorted(groups.items()) if key[1] == SPIN_ECHOES and parts["magnitude"]]
-    names = [name for name, suffix in groups if suffix != SPIN_ECHOES]
     entries = []
     for key, parts in sorted(groups.items()):
         if key[1] == SPIN_ECHOES:
             continue
-        name = key[0] if names.count(key[0]) == 1 else f"{key[0]}_{key[1]}"
         rows = {part: sorted(files) for part, files in parts.items()}
         files = {part: tuple(path for _, path in row) for part, row in rows.items()}
         numbers = {part: tuple(echo for echo, _ in row) for part, row in rows.items()}
-        other = _spin_echoes(name, shared[key], spin)
-        entries.append(Entry(name, root, shared[key], **files, masks=masks, echoes=numbers, spin_echo=other))
+        other = _spin_echoes(key[0], shared[key], spin)
+        entries.append(Entry(key[0], root, shared[key], **files, masks=masks, echoes=numbers, spin_echo=other))
     return entries
 
 
@@ -257,8 +258,19 @@ def _worth_it(entries: list[Entry]) -> list[Entry]:
     served = {(e.subject, e.session) for e in entries if e.complete}
     for entry in entries:
         if not entry.complete and (entry.subject, entry.session) in served:
-            logger.warning("%s was left out: it has no phase", entry.name)
+            logger.warning("%s was left out: it has no phase", _with_suffix(entry))
     return [e for e in entries if e.complete or (e.subject, e.session) not in served]
+
+
+def _named(entries: list[Entry]) -> list[Entry]:
+    """Tell acquisitions apart by their suffixes where names are alike; what was left out changes no name."""
+    names = [entry.name for entry in entries]
+    return [entry if names.count(entry.name) == 1 else replace(entry, name=_with_suffix(entry)) for entry in entries]
+
+
+def _with_suffix(entry: Entry) -> str:
+    first = (*entry.magnitude, *entry.phase, *entry.real, *entry.imaginary)[0]
+    return f"{entry.name}_{stem(first).rpartition('_')[2]}"
 
 
 def _labels(labels: Iterable[str] | None, prefix: str) -> list[str] | None:
