@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from paradia.epg import cpmg
-from paradia.errors import InputError, MaskError, MetadataError, NonFiniteError
+from paradia.errors import ConvergenceWarning, InputError, MaskError, MetadataError, NonFiniteError
 from paradia.relaxometry._train import spacing_of
 from paradia.relaxometry.nonlinear import nonlinear
 from paradia.relaxometry.r2_epg import r2_epg
@@ -165,6 +165,32 @@ def test_reports_progress(case):
     r2_epg(spin_echoes(rate, degrees, height, range(1, 11)), mask, TRAIN, callback=lambda i, change: heard.append((i, change)))
     assert heard[0][0] == 1
     assert heard[-1][1] < 0.05
+
+
+@pytest.mark.parametrize("numbers", [range(1, 11), range(2, 11)], ids=["all", "without 1"])
+def test_steps_in_noise_end_at_the_least_squares(numbers, generator):
+    """Against a search over a fine grid of rates and angles: plain Gauss-Newton steps circle it where the residual is large."""
+    shape = (9, 8, 7)
+    rates, degrees = 8 + 20 * torch.rand(shape, generator=generator), 100 + 70 * torch.rand(shape, generator=generator)
+    scan, mask = Scan(tuple(0.0095 * n for n in numbers)), torch.ones(shape, dtype=torch.bool)
+    data = noisy(spin_echoes(rates, degrees, torch.full(shape, 1.0), numbers), generator, 0.05)
+    fit = r2_epg(data, mask, scan)
+    log_rate, angle = torch.linspace(math.log(0.2), math.log(200), 400), torch.linspace(80, 180, 101)
+    rate, angles = torch.cartesian_prod(log_rate.exp(), angle).T
+    atoms = torch.nn.functional.normalize(spin_echoes(rate, angles, 1.0, numbers), dim=0)
+    along = atoms.T @ data.flatten(1)
+    best = along.amax(0)
+    near = (log_rate[:, None, None] - fit.r2.flatten().log()).abs() <= 0.02
+    here = torch.where(near, along.unflatten(0, (400, 101)), 0.0).amax((0, 1))
+    power = data.flatten(1).square().sum(0)
+    assert float(((power - here.square()) / (power - best.square()) > 1.01).float().mean()) < 0.02
+
+
+def test_says_when_it_was_stopped(case, generator):
+    rate, degrees, height, mask = case
+    data = noisy(spin_echoes(rate, degrees, height, range(1, 11)), generator, 20.0)
+    with pytest.warns(ConvergenceWarning, match=r"r2_epg stopped after 2 steps, when [3-9]\d% of the voxels still moved"):
+        r2_epg(data, mask, TRAIN, max_iter=2)
 
 
 @pytest.mark.parametrize("fit", [r2_epg, r2_two_echo])

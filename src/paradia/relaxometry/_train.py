@@ -35,6 +35,9 @@ SHORTEST = 0.003
 OFF = 0.02
 """Share of the spacing by which an echo time may be off: at the shortest one, what times in tenths of a millisecond are rounded by."""
 
+FIRST, RAISED, EASED = 2.0, 4.0, 0.5
+"""Damping after the first step that leads upwards, and its factors after further ones and after steps downwards."""
+
 TERMS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
 """Orders of the derivatives that stand for an entry's surroundings."""
 
@@ -52,6 +55,8 @@ class Fit(NamedTuple):
     """Inverse variance of R2 for noise of one, 1/s²; what the other unknowns take is taken off."""
     squares: Tensor
     """Sum of squares that is left."""
+    moving: Tensor
+    """Whether it was still moving when the steps ended."""
 
 
 class Table(NamedTuple):
@@ -128,7 +133,7 @@ def _series(function: Callable[[float, float], Tensor], h: float) -> Tensor:
 
 
 def match(signal: Tensor, table: Table, max_iter: int, tol: float, callback: Callback | None = None) -> Fit:
-    """Find the nearest train of each voxel (echo, voxel): the best coarse entry, then steps of Gauss and Newton around the entries.
+    """Find the nearest train of each voxel (echo, voxel): the best coarse entry, then damped steps of Gauss and Newton around the entries.
 
     The height is eliminated in closed form.  Around an entry the trains are its Taylor series to second order.
     """
@@ -145,19 +150,31 @@ def match(signal: Tensor, table: Table, max_iter: int, tol: float, callback: Cal
 
 
 def _refine(x: Tensor, inside: Tensor, grid: _Grid, max_iter: int, tol: float, callback: Callback | None) -> Fit:
-    """Step from a start until it rests."""
+    """Step downwards from a start until it rests; voxels that do are left alone while others go on."""
+    x, resting = x.clone(), torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
+    at, here, signal = torch.arange(x.shape[1], device=x.device), x, inside
+    near, damping = _About.of(here, signal, grid), torch.zeros_like(here[0])
     for iteration in range(1, max_iter + 1):
-        new = torch.minimum(torch.maximum(x + _step(x, inside, grid), grid.low), grid.high)
-        change = float((new[0] - x[0]).abs().max())
-        x = new
+        new = torch.minimum(torch.maximum(here + _step(here, near, damping, grid), grid.low), grid.high)
+        moved = (new - here).abs().amax(0)
+        there = _About.of(new, signal, grid)
+        lower = there.rest.square().sum(0) <= near.rest.square().sum(0)
+        here, near = torch.where(lower, new, here), _About(*(torch.where(lower, n, o) for n, o in zip(there, near, strict=True)))
+        damping = torch.where(lower, EASED * damping, (RAISED * damping).clamp_min(FIRST))
+        x[:, at] = here
+        change = float(moved.max())
         if callback is not None:
             callback(iteration, change)
-        if change < tol:
+        resting[at] = moved < tol
+        going = (~(moved < tol)).nonzero()[:, 0]
+        if not len(going):
             break
+        at, here, signal, damping = at[going], here[:, going], signal[:, going], damping[going]
+        near = _About(*(part[..., going] for part in near))
     near = _About.of(x, inside, grid)
     free = (near.a - near.b.square() / near.d.clamp_min(TINY)).clamp_min(0)  # of log R2, the other unknowns taken off
     rate = x[0].exp()
-    return Fit(rate, x[1], near.height, free * (near.height / rate).square(), near.rest.square().sum(0))
+    return Fit(rate, x[1], near.height, free * (near.height / rate).square(), near.rest.square().sum(0), ~resting)
 
 
 class _Grid(NamedTuple):
@@ -215,11 +232,10 @@ class _About(NamedTuple):
         return cls(height, rest, a, b, d, (rest * u).sum(0), (rest * c).sum(0))
 
 
-def _step(x: Tensor, inside: Tensor, grid: _Grid) -> Tensor:
+def _step(x: Tensor, near: _About, damping: Tensor, grid: _Grid) -> Tensor:
     """Return a step towards the least squares; where the share would leave the table, it goes to the rim and the rate as that demands."""
-    near = _About.of(x, inside, grid)
     height = torch.where(near.height > 0, near.height, torch.inf)
-    p, q, a, b, d = near.p / height, near.q / height, near.a, near.b, near.d
+    p, q, a, b, d = near.p / height, near.q / height, near.a * (1 + damping), near.b, near.d * (1 + damping)
     det = (a * d - b.square()).clamp_min(TINY)
     share = (a * q - b * p) / det
     share = torch.minimum(torch.maximum(x[1] + share, grid.low[1]), grid.high[1]) - x[1]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 
-from paradia.errors import InputError
+from paradia.errors import ConvergenceWarning, InputError
 from paradia.relaxometry._checks import check, give, noise_level
 from paradia.relaxometry._train import LOWEST, Fit, match, table
 from paradia.scan import Scan
@@ -16,6 +17,9 @@ CITE = "10.1002/mrm.22487"
 
 CHUNK = 1 << 14
 """Voxels fitted at a time, few enough to stay in the cache."""
+
+MOVING = 0.05
+"""Share of voxels that may still move at the last step without a warning: those that hold noise alone do for long."""
 
 
 def r2_epg(
@@ -27,15 +31,15 @@ def r2_epg(
     least_angle: float = 80.0,
     rician: bool = False,
     maximum: float = 200.0,
-    max_iter: int = 8,
+    max_iter: int = 30,
     tol: float = 1e-3,
     callback: Callback | None = None,
 ) -> R2Fit:
     r"""Fit R2 and the refocusing angle of every voxel to the echoes of a train, stimulated echoes and all.
 
     Minimises :math:`\sum_n (S_0\, e_n(R_2, \alpha) - m_n)^2`, with :math:`e_n` the extended phase graph of a train of equal pulses of
-    angle α. The height is eliminated in closed form; the nearest entry of a table begins, and Gauss-Newton steps on a Taylor series about
-    the table's entries go on between them.
+    angle α. The height is eliminated in closed form; the nearest entry of a table begins, and damped Gauss-Newton steps on a Taylor
+    series about the table's entries go on between them.
 
     Parameters
     ----------
@@ -54,9 +58,9 @@ def r2_epg(
     maximum
         Largest rate given, 1/s.
     max_iter
-        Most steps.
+        Most steps of a voxel; most take four.
     tol
-        Step of the logarithm of R2 at which a voxel is done.
+        Step of the logarithm of R2 and of the share not refocused, :math:`\cos^2(\alpha/2)`, at which a voxel is done.
     callback
         Called after every step of a chunk of voxels.
 
@@ -71,6 +75,11 @@ def r2_epg(
         Fewer than three echoes, not as many as echo times, or times that are no multiples of one spacing.
     GeometryError, MaskError, NonFiniteError, InputError
         Shapes do not fit, the mask is empty, the magnitude inside it is not finite, or a knob is out of its range.
+
+    Warns
+    -----
+    ConvergenceWarning
+        More than a twentieth of the voxels still moved at the last step.
 
     Notes
     -----
@@ -100,4 +109,12 @@ def r2_epg(
     sigma = noise_level(found.squares, signal.shape[0] - 3, signal[0], mask)
     if rician:
         found = fit((signal.square() - sigma.square()).clamp_min(0).sqrt())
+    moving = float(found.moving.float().mean())
+    if moving > MOVING:
+        warnings.warn(
+            f"r2_epg stopped after {max_iter} steps, when {moving:.0%} of the voxels still moved by more than its tolerance. "
+            "Raise max_iter or tol if the result looks unfinished.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
     return R2Fit(*give(found.rate, sigma / found.information.clamp_min(1e-30).sqrt(), mask, maximum))
