@@ -107,7 +107,7 @@ def test_voxels_without_a_signal_are_a_guess_and_make_no_others_look_certain(nam
     seen = mask.clone()
     seen[:, :, :8] = False
     part = fit(name, data * seen, mask, scan)
-    torch.testing.assert_close(part[0][seen], whole[0][seen])
+    torch.testing.assert_close(part[0][seen], whole[0][seen], rtol=1e-4, atol=1e-5)  # how sums are rounded hangs on the neighbours
     assert float(part[1][seen].median() / whole[1][seen].median()) == pytest.approx(1, abs=0.15)
     maximum = load("relaxometry", name).knobs["maximum"]
     torch.testing.assert_close(part[1][~seen], torch.full_like(part[1][~seen], maximum / 12**0.5))
