@@ -293,6 +293,20 @@ def test_joint_leaves_the_residual_on_request(fine):
     assert ((plain - fine.local)[fine.mask]).std() < ((whole - fine.local)[fine.mask]).std()
 
 
+@pytest.mark.filterwarnings("ignore::paradia.errors.ConvergenceWarning")
+@pytest.mark.parametrize("unknown", [0.0, torch.nan, torch.inf])
+def test_pdf_does_not_look_where_noise_is_unknown(unknown, fine):
+    """A ball where the field is off by 5 ppm, and says that nobody knows how far."""
+    pdf = load("background", "pdf").function
+    wrong = torch.zeros_like(fine.mask)
+    wrong[20:24, 20:24, 20:24] = True
+    assert fine.mask[wrong].all()
+    noise = fine.noise.masked_fill(wrong, unknown)
+    expected = pdf(fine.total, fine.mask, fine.grid, noise).local_field
+    found = pdf(fine.total + 5.0 * wrong, fine.mask, fine.grid, noise).local_field
+    torch.testing.assert_close(found[~wrong], expected[~wrong])
+
+
 def test_pdf_run_to_its_end_equals_dense_least_squares_of_numpy():
     """What no source outside can make is left, as the pseudo-inverse of the dipole's matrix says."""
     grid = Grid((8, 7, 6), (3.0, 3.5, 4.0), (0.2, -0.3, 0.93))

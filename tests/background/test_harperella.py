@@ -118,6 +118,14 @@ def test_magnitude_is_put_to_use(truth, echoes, generator):
     assert nrmse(told, truth.local_field, kept) < 0.5 * nrmse(plain, truth.local_field, kept)
 
 
+def test_a_magnitude_that_is_no_number_outside_the_mask_does_not_matter(truth, gentle):
+    phase = phases(gentle)
+    magnitude = torch.ones_like(phase)
+    expected = harperella(phase, truth.mask, GRID, SCAN, magnitude)[0]
+    magnitude[:, ~truth.mask] = torch.nan
+    torch.testing.assert_close(harperella(phase, truth.mask, GRID, SCAN, magnitude)[0], expected)
+
+
 def test_keeps_shape_precision_mask_and_sign(truth, echoes):
     phase = echoes.angle()
     before = phase.clone()

@@ -97,6 +97,46 @@ def test_all_methods_have_bounds():
     assert set(METHODS) == set(BOUNDS)
 
 
+FREE = ("tv", "nltv", "fansi", "l1", "hdqsm", "medi", "l1bayes", "whqsm")
+"""What takes a field for known but for a constant."""
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_a_constant_of_the_field_is_no_source(name, case):
+    """Background removals leave a constant of a part per billion or two; here 4."""
+    function = load("inversion", name).function
+    chi = function(case.field, case.mask, case.grid, case.noise)
+    lifted = function(case.field + 0.004 * case.mask, case.mask, case.grid, case.noise)
+    apart = (lifted - chi)[case.mask]
+    assert float((apart - apart.mean()).norm() / chi[case.mask].norm()) < 0.02
+
+
+@pytest.mark.parametrize("unknown", [torch.nan, torch.inf, 0.0])
+@pytest.mark.parametrize("name", ["tv", "l1", "hdqsm", "medi", "whqsm"])
+def test_unknown_noise_tells_no_level(name, unknown, case):
+    """In more than half of the mask: the level is that of the other voxels, and χ is a number everywhere."""
+    noise = case.noise.clone()
+    noise[:27] = unknown
+    frame = Frame.around(case.field, case.mask, case.grid, noise)
+    assert frame.noise == pytest.approx(float(case.noise[27:][case.mask[27:]].median()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # half of the field is not looked at
+        assert load("inversion", name).function(case.field, case.mask, case.grid, noise).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["fansi", "medi", "whqsm", "l1", "hdqsm", "tv", "nltv"])
+@pytest.mark.parametrize("strength", [-1.0, 1.0])
+def test_a_haemorrhage_or_calcification_is_found_whole(name, strength, case):
+    """Five hundred times the noise, and no scan that tells of turns: nothing is taken for wrapped, and nothing for a wrong voxel."""
+    spot = ball(case.grid, (0.45, 0.3, 0.6), (0.05, 0.05, 0.06))
+    assert spot.sum() > 30
+    field = case.field + Dipole(case.grid, padding=2)(strength * spot) * case.mask
+    chi = load("inversion", name).function(field, case.mask, case.grid, case.noise)
+    chi = chi - chi[case.mask].mean()
+    assert float(chi[spot].mean()) == pytest.approx(strength, rel=0.1)
+    assert (chi - case.chi)[case.mask & ~spot].std() < 0.04
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_recovers_the_truth(name, case):
     chi = load("inversion", name).function(case.field, case.mask, case.grid)

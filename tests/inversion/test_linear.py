@@ -224,6 +224,7 @@ def test_l1bayes_first_round_equals_a_primal_dual_iteration(small):
         [d[:, inside][inside & np.roll(window.mask.numpy(), -1, axis).flatten()] for axis, d in enumerate(differences(window.grid))]
     )
     f, x = field[mask].numpy(), np.zeros(inside.sum())
+    f, dipole = f - f.mean(), dipole - dipole.mean(0)  # a constant is free
     y, ahead = np.zeros(len(slopes)), x
     step = 0.9 / np.linalg.norm(slopes, 2)
     solve = np.linalg.inv(np.eye(len(x)) + step * 30 * dipole.T @ dipole)

@@ -36,6 +36,20 @@ def test_the_mean_of_chi_is_nobodys(held):
     torch.testing.assert_close(lifted, unexplained(chi, held.field, held.mask, held.dipole), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("constant", [-0.002, 0.01])
+def test_a_constant_of_the_field_is_not_shown(generator, constant):
+    mask = torch.zeros(GRID.shape, dtype=torch.bool)
+    mask[1:7, 1:5, 2:8] = True
+    chi = centred(torch.randn(GRID.shape, generator=generator) * 0.1, mask)
+    noise = torch.full(GRID.shape, 0.005)
+    noise[2] = torch.inf  # what is not known tells no constant
+    field = Dipole(GRID)(chi) + torch.where(noise.isfinite(), 0.0, 3.0)
+    one, other = (problem(field + lifted, chi, mask, noise, GRID)[0].field for lifted in (0.0, constant))
+    torch.testing.assert_close(other, one)
+    known = mask & noise.isfinite()
+    torch.testing.assert_close(one[known], Dipole(GRID)(chi)[known], atol=1e-6, rtol=1e-4)
+
+
 def test_an_untrained_network_proposes_what_it_is_shown(held):
     held, start = held
     proposal = propose(UNet3d(6, 2, (4, 8)).eval().requires_grad_(False), start, held)

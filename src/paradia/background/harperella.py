@@ -15,6 +15,7 @@ from paradia.errors import GeometryError, MaskError, MetadataError, NonFiniteErr
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.scan import Scan
+from paradia.sources.inside import within
 from paradia.types import Callback, Echoes, LocalField, Mask
 
 CITE = "10.1002/nbm.3056"
@@ -105,7 +106,7 @@ def harperella(
     window = Window.around(mask, grid, max(radius, smoothing))
     power = window.mask.to(phase).expand(len(phase), *window.grid.shape)
     if magnitude is not None:
-        power = (window.take(magnitude * mask) / magnitude[:, mask].amax().clamp_min(1e-30)).square_()
+        power = (window.take(within(magnitude, mask)) / magnitude[:, mask].amax().clamp_min(1e-30)).square_()
     wrapped = window.take(torch.where(mask, phase, 0.0))
     known = all_six(window.mask)
     if not known.any():

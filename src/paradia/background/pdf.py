@@ -8,7 +8,7 @@ from torch import Tensor
 from paradia.fft import Window, each
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
-from paradia.operators.weighting import Weighting
+from paradia.operators.weighting import Weighting, known_noise
 from paradia.solvers.lsmr import lsmr
 from paradia.sources.inside import check_numbers, within
 from paradia.types import Callback, Image, LocalField, Mask, Volume
@@ -41,7 +41,8 @@ def pdf(
     grid
         Voxel size and direction of B0.
     noise
-        Standard deviation of the field, ppm; :math:`W` is one over it and the model error, added in squares.
+        Standard deviation of the field, ppm; :math:`W` is one over it and the model error, added in squares. Where it is zero or not
+        finite it is unknown, and the field there does not count.
     model_error
         Standard deviation, ppm, of what the sources outside do not explain: above all the local field itself. Unless
         noise exceeds it, weighting by noise alone lets the background leak into the noisiest voxels.
@@ -80,7 +81,8 @@ def pdf(
     window = Window.around(mask, grid, margin, total_field=total_field, noise=noise)
     check_numbers(mask, total_field=total_field)
     dipole = Dipole(window.grid).to(total_field)
-    deviation = None if noise is None else window.take(noise).hypot(noise.new_tensor(model_error))
+    known = None if noise is None else torch.where(known_noise(noise, mask), noise, torch.inf)
+    deviation = None if known is None else window.take(known).hypot(known.new_tensor(model_error))
     weights = Weighting(window.mask, deviation).to(total_field).weights
     outside = (~window.mask).to(total_field)
 

@@ -17,7 +17,7 @@ from paradia.inversion._inputs import framed
 from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
-from paradia.operators.weighting import Weighting
+from paradia.operators.weighting import Weighting, known_noise
 from paradia.scan import Scan
 from paradia.solvers._solution import Solution
 from paradia.solvers.admm import admm
@@ -29,8 +29,13 @@ from paradia.types import Callback, Image, Mask, Volume
 SLOPE = 0.8
 """Step of χ at which its splitting is scaled, as a share of the field's standard deviation; tells how fast, not where to."""
 
-PHASE_NOISE = 0.05
-"""Phase, rad, that the noise of a field is taken for when no scan tells: that of an image of signal-to-noise ratio 20."""
+PHASE_NOISE, LARGEST_PHASE = 0.05, math.pi / 2
+"""Phases, rad, when no scan tells: what the noise of a field is taken for, that of an image of signal-to-noise ratio 20, unless
+the largest field were more than a quarter turn then. Half a turn and beyond is taken for less, and nobody said that the field was wrapped."""
+
+OPENING, OPENING_WEIGHT, OPENING_COUPLING = 8, 0.11, 0.2
+"""Iterations, weight and penalty of the data's splitting, with squared residuals, before absolute ones: their dual moves by less than a third
+of the noise an iteration, so that from nothing a haemorrhage would take hundreds, each of which changes little enough to seem the last."""
 
 NEWTON = 2
 """Newton steps for a nonlinear residual; each squares the error."""
@@ -79,7 +84,7 @@ class Frame:
     stencil: Tensor
     """Squared spectrum of the gradient."""
     noise: float
-    """Median of the noise map, ppm; zero without one."""
+    """Median of the noise map where it is known, ppm; zero without one."""
     scan: Scan | None
 
     @classmethod
@@ -90,7 +95,8 @@ class Frame:
         window = framed(local_field, mask, grid, MARGIN, noise=noise, **images)
         weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights
         kernels = (operator(window.grid).to(local_field).kernel for operator in (Dipole, Laplacian))
-        median = 0.0 if noise is None else float(noise[mask].median())
+        known = mask if noise is None else known_noise(noise, mask)
+        median = 0.0 if noise is None or not bool(known.any()) else float(noise[known].median())
         return cls(window, weights, next(kernels), -next(kernels), median, scan)
 
     @cached_property
@@ -101,16 +107,22 @@ class Frame:
     def scale(self, field: Tensor) -> Scale:
         """Measure a field."""
         counts = self.weights > 0
-        strength = field.detach()[counts].std(correction=0)
+        inside = field.detach()[counts]
+        strength = inside.std(correction=0)
         told = level(rfftn(field), self.window.mask, self.window.grid, strength)
         size = max(float(strength), torch.finfo(torch.float32).tiny ** 0.25)
         noise = max(float(told), self.noise, 1e-3 * size)
-        return Scale(size, noise, self.rate(noise), self.window.grid.voxel_volume ** (1 / 3))
+        return Scale(size, noise, self.rate(noise, float(inside.abs().max())), self.window.grid.voxel_volume ** (1 / 3))
 
-    def rate(self, noise: float) -> float:
-        """Return the phase that one ppm stands for: that of the scan, or such that the noise is `PHASE_NOISE`."""
+    def constant(self, residual: Tensor) -> Tensor:
+        """Return the weighted mean of a residual: a field may be off by a constant, of which a background removal leaves a few ppb."""
+        share = self.weights.square()
+        return (share * residual).sum() / share.sum()
+
+    def rate(self, noise: float, largest: float) -> float:
+        """Return the phase that one ppm stands for: that of the scan, or what `PHASE_NOISE` and `LARGEST_PHASE` make of noise and largest field."""
         if self.scan is None:
-            return PHASE_NOISE / noise
+            return min(PHASE_NOISE / noise, LARGEST_PHASE / max(largest, noise))
         times = self.scan.echo_times
         return self.scan.rad_per_ppm(min((b - a for a, b in pairwise(times)), default=times[0]))
 
@@ -132,7 +144,7 @@ class Frame:
 
 
 class Data:
-    r"""The term :math:`\ell(D\chi - f)` for `admm`; only the dual is kept.
+    r"""The term :math:`\ell(D\chi + b - f)` for `admm`, with a constant b as it serves each χ; only the dual is kept.
 
     Parameters
     ----------
@@ -141,7 +153,7 @@ class Data:
     field
         :math:`f`.
     force
-        From :math:`v = D\chi - f + u` to the new dual :math:`u'`, which solves :math:`c\,u' = \ell'(v - u')`. May be
+        From :math:`v = D\chi + b - f + u` to the new dual :math:`u'`, which solves :math:`c\,u' = \ell'(v - u')`. May be
         changed between steps.
     coupling
         :math:`c`.
@@ -156,11 +168,13 @@ class Data:
     def __call__(self, chi: Tensor) -> Tensor:
         """Move the dual to a χ and return the pull on the next."""
         target = irfftn(times(chi, self.frame.dipole), self.field.shape).sub_(self.field)
+        constant = self.frame.constant(target)
+        target.sub_(constant)
         if self.look is not None:
             self.look(target)
         target.add_(self.dual)
         self.dual = self.force(target)
-        target.sub_(self.dual, alpha=2).add_(self.field)
+        target.sub_(self.dual, alpha=2).add_(self.field).add_(constant)
         return rfftn(target).mul_(self.frame.dipole).mul_(self.coupling)
 
 
@@ -200,6 +214,14 @@ def split(
     inverse[0, 0, 0] = torch.inf  # neither the field nor its slopes know the mean of χ
     inverse.reciprocal_()
     return admm(lambda pull: pull.mul_(inverse), (data, smoothness), start, max_iter=max_iter, tol=tol, callback=callback, change=change)
+
+
+def opened(frame: Frame, field: Tensor, scale: Scale, variation: Variation, weight: float = OPENING_WEIGHT) -> Tensor:
+    """Return the spectrum of a χ for absolute residuals to begin with, near the one that squared residuals lead to."""
+    rho = weight * scale.penalty / scale.slope
+    data = Data(frame, field, quadratic(frame.weights.square(), OPENING_COUPLING), OPENING_COUPLING)
+    term = smooth(frame, variation.step, rho)
+    return split(frame, data, term, rho, frame.zero(field), max_iter=OPENING, tol=0.0, callback=None).x
 
 
 def change(now: Tensor, before: Tensor) -> float:

@@ -41,7 +41,8 @@ def fansi(
     b\,\Delta\|\mathcal E p\|_1` (``tgv``). :math:`F` is the standard deviation of the field; :math:`\sigma` that of
     its noise, as the field itself tells where χ cannot show or as the noise map says, whichever is larger;
     :math:`\Delta` the geometric mean of a voxel's edges.
-    No slope across the mask's border counts (``tv``): beyond it nobody knows χ.
+    No slope across the mask's border counts (``tv``): beyond it nobody knows χ. A constant of the field, the weighted mean of
+    what χ leaves of it, costs nothing: background removals leave one.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ def fansi(
         Standard deviation of the field, ppm. :math:`W` is one over it, scaled to a mean of one in the mask.
     scan
         Tells :math:`s`, the phase that one ppm gathers between two echoes, rad. Without it :math:`s` makes the noise of
-        the field 0.05 rad.
+        the field 0.05 rad, or the largest field a quarter turn if that is less.
     regulariser
         ``tv`` keeps χ piecewise constant, ``tgv`` piecewise linear: fewer steps on slopes, three times the work.
     weight

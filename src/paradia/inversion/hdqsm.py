@@ -7,7 +7,7 @@ from torch import Tensor
 from paradia.fft import irfftn, times
 from paradia.grid import Grid
 from paradia.inversion._inputs import check_positive
-from paradia.inversion._splitting import Data, Frame, absolute, quadratic, smooth, split
+from paradia.inversion._splitting import Data, Frame, absolute, opened, quadratic, smooth, split
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.29218"
@@ -33,13 +33,15 @@ def hdqsm(
 ) -> Image:
     r"""Find which voxels to believe with absolute residuals, then χ with squared ones.
 
-    A few iterations on :math:`\|W(D\chi - f)\|_1 + w_1\Delta(\sigma/F)^{1/4}\|\nabla\chi\|_1` leave residuals
+    Eight iterations with squared residuals begin, since absolute ones from nothing would call every strong source wrong; they are not
+    in the paper. A few iterations on :math:`\|W(D\chi - f)\|_1 + w_1\Delta(\sigma/F)^{1/4}\|\nabla\chi\|_1` leave residuals
     :math:`r` that tell how far each voxel is to be believed, :math:`C = 1 - |r|/\max|r|`. The second step starts
     where the first ended and minimises :math:`\frac12\|C\,W(D\chi - f)\|^2 +
     w\,\Delta\sigma^{3/2}F^{-1/2}\|\nabla\chi\|_1`, both by ADMM. :math:`F` is the standard deviation of the field;
     :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the noise map says,
     whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges.
-    No slope across the mask's border counts: beyond it nobody knows χ.
+    No slope across the mask's border counts: beyond it nobody knows χ. A constant of the field, the weighted mean of
+    what χ leaves of it, costs nothing: background removals leave one.
 
     Parameters
     ----------
@@ -89,12 +91,14 @@ def hdqsm(
     def invert(field: Tensor) -> Tensor:
         scale = frame.scale(field)
         slope = scale.slope
-        variation = frame.variation(field, slope)  # its dual, a share of the limit, serves both steps
+        variation = frame.variation(field, slope)  # its dual, a share of the limit, serves all steps
+        start = opened(frame, field, scale, variation, weight)
         coupling, rho = COUPLINGS[0] / scale.noise, first_weight * scale.share / slope
         data = Data(frame, field, absolute(frame.weights, coupling), coupling)
         term = smooth(frame, variation.step, rho)
-        first = split(frame, data, term, rho, frame.zero(field), max_iter=FIRST_STEP, tol=0.0, callback=None).x
-        wrong = irfftn(times(first.detach(), frame.dipole), field.shape).sub_(field.detach()).abs_().mul_(frame.weights > 0)
+        first = split(frame, data, term, rho, start, max_iter=FIRST_STEP, tol=0.0, callback=None).x
+        wrong = irfftn(times(first.detach(), frame.dipole), field.shape).sub_(field.detach())
+        wrong = wrong.sub_(frame.constant(wrong)).abs_().mul_(frame.weights > 0)
         trust = 1 - wrong / wrong.max().clamp_min(1e-3 * scale.noise)
         coupling, rho = COUPLINGS[1], weight * scale.penalty / slope
         data = Data(frame, field, quadratic((trust * frame.weights).square(), coupling), coupling)

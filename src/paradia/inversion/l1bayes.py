@@ -56,8 +56,9 @@ def l1bayes(
 ) -> Image:
     r"""Find the χ of fewest edges, each expected where the last χ had one, that explains the field within its noise.
 
-    Minimises :math:`\frac12\|W(D\chi - f)\|^2 + w\,\sigma d\sum_{i,r} p_i(r)\,|\nabla_i\chi(r)|` with χ confined to the mask and
-    a rim, by ADMM. Each round renews the prior :math:`p_i \propto 1/(1 + |\nabla_i\tilde\chi|/s)` from the χ of the round before,
+    Minimises :math:`\frac12\|W(D\chi + b - f)\|^2 + w\,\sigma d\sum_{i,r} p_i(r)\,|\nabla_i\chi(r)|` with χ confined to the mask and
+    a rim, by ADMM. The constant b, of which a background removal leaves a part per billion or two, is free: no χ that is confined could
+    explain it. Each round renews the prior :math:`p_i \propto 1/(1 + |\nabla_i\tilde\chi|/s)` from the χ of the round before,
     smoothed over three voxels, with :math:`s` its mean absolute slope: what is likely an edge costs less, what is likely flat more.
     This is the expectation of a Laplace prior whose scale at each voxel is learnt from its surroundings.
 
@@ -162,7 +163,7 @@ class _Splitting:
         self.stencil = -Laplacian(grid).to(field).kernel
         self.inverse = self.dipole.square().mul_(COUPLING).add_(self.rho * (self.stencil + self.confined)).reciprocal_()
         self.region = region(window.mask, grid, reach)
-        self.weighted, self.total = weights * field, weights + COUPLING
+        self.field, self.weights, self.total = field, weights, weights + COUPLING
         self.data_dual = torch.zeros_like(field)
         self.outside = torch.zeros_like(field)
         self.variation = Variation(grid, [], field)
@@ -178,8 +179,10 @@ class _Splitting:
 
     def _data(self, chi: Tensor) -> Tensor:
         dual = self.data_dual
-        dual.add_(irfftn(times(chi, self.dipole), dual.shape))
-        split = torch.add(self.weighted, dual, alpha=COUPLING).div_(self.total)
+        found = irfftn(times(chi, self.dipole), dual.shape)
+        left = self.weights * (self.field - found)
+        left.addcmul_(self.weights, found - left.sum() / self.weights.sum())  # the field less its constant, weighted
+        split = left.add_(dual.add_(found), alpha=COUPLING).div_(self.total)
         dual.sub_(split)
         return rfftn(split.sub_(dual)).mul_(self.dipole).mul_(COUPLING)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from paradia.fft import each, half_counts, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.inversion._inputs import check_positive, check_threshold, framed
+from paradia.inversion._splitting import change
 from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
@@ -101,7 +102,10 @@ def rts(
         def smoothness(chi: Tensor) -> Tensor:
             return rfftn(variation.step(irfftn(chi, field.shape))).addcmul_(stencil, chi).mul_(rho)
 
-        solution = admm(lambda pull: pull.add_(known).mul_(inverse), (smoothness,), first, max_iter=max_iter, tol=tol, callback=callback)
+        def step(pull: Tensor) -> Tensor:
+            return pull.add_(known).mul_(inverse)
+
+        solution = admm(step, (smoothness,), first, max_iter=max_iter, tol=tol, callback=callback, change=change)
         return irfftn(solution.warn("rts").x, field.shape).mul_(window.mask)
 
     return window.put(each(invert, window.take(within(local_field, mask))))

@@ -43,7 +43,7 @@ class Problem(NamedTuple):
     """A local field in its window, as the network works on it."""
 
     field: Tensor
-    """ppm, zero outside the mask."""
+    """ppm, free of what the start leaves of it in the mean, zero outside the mask."""
     mask: Tensor
     noise: Tensor
     """ppm, zero outside the mask, infinite where unknown."""
@@ -75,8 +75,10 @@ def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Gri
     Tensor
         The start with a mean of zero in the mask.
     """
-    inside, loud = (torch.where(mask, image, 0.0) for image in (field, noise))
-    return Problem(inside, mask, loud, Dipole(grid).to(field), unit_of(start, mask)), centred(start, mask)
+    dipole, chi = Dipole(grid).to(field), centred(start, mask)
+    constant = (field - dipole(chi))[mask & noise.isfinite()].mean().nan_to_num()  # a background removal leaves one, of a few ppb
+    inside, loud = (torch.where(mask, image, 0.0) for image in (field - constant, noise))
+    return Problem(inside, mask, loud, dipole, unit_of(start, mask)), chi
 
 
 def unit_of(start: Tensor, mask: Tensor) -> Tensor:
