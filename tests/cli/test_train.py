@@ -95,12 +95,14 @@ def test_volumes_are_asked_for_as_said(command, tmp_path, monkeypatch):
         0,
         "--eroded",
         0.1,
+        "--flush",
+        0.7,
         "--voxel-size",
         1.0,
         1.5,
     )
     assert told.status == 0, told.err
-    recipe = Recipe(procedural=0.5, randomised=0.2, averaged=0.0, eroded=0.1, voxel_size=(1.0, 1.5))
+    recipe = Recipe(procedural=0.5, randomised=0.2, averaged=0.0, eroded=0.1, flush=0.7, voxel_size=(1.0, 1.5))
     assert asked == [(tmp_path / "new", recipe, {"first": 2000, "count": 3})]
 
 

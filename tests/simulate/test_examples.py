@@ -11,7 +11,8 @@ import torch
 from paradia.errors import InputError
 from paradia.operators.dipole import Dipole
 from paradia.simulate import examples as simulated
-from paradia.simulate.examples import Recipe, example
+from paradia.simulate.examples import CONSTANT, Recipe, example
+from paradia.simulate.fields import fields
 
 PLAIN = Recipe(
     voxel_size=(4.0, 4.5),
@@ -187,6 +188,24 @@ def test_voxels_hold_averages_of_finer_ones():
             assert apart < 0.02
         else:
             assert strength < apart < 0.4
+
+
+def test_leftovers_have_a_constant_of_their_own():
+    found = torch.tensor([float(seen.leftover[seen.mask].mean()) for seed in range(12) for seen in [example(COARSE, seed)]])
+    assert 0.4 * CONSTANT < found.std() < 2 * CONSTANT
+
+
+def test_bone_touches_the_mask_in_as_many_averaged_volumes_as_is_said(monkeypatch):
+    told = []
+
+    def spied(*args, flush=False, **knobs):
+        told.append(flush)
+        return fields(*args, flush=flush, **knobs)
+
+    monkeypatch.setattr("paradia.simulate.examples.fields", spied)
+    for recipe in (replace(COARSE, averaged=1.0, flush=1.0), replace(COARSE, averaged=1.0), replace(COARSE, averaged=0.0, flush=1.0)):
+        example(recipe, 3)
+    assert told == [True, False, False]
 
 
 def test_bone_that_shares_a_voxel_with_the_brain_is_no_source_of_it():

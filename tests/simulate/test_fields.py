@@ -190,6 +190,25 @@ def test_sources_are_those_of_the_fields_even_where_bone_touches_the_brain():
     torch.testing.assert_close(found.total, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_bone_may_be_flush_with_the_mask():
+    """Softened, but bone from the first voxel outside on, and still none of it lies inside."""
+    grid = Grid((40, 44, 36), (2.0, 2.0, 2.5), (0.0, 0.2, 0.98))
+    chi, mask = head_in_air(grid)
+    x, y, z = coordinates(grid)
+    chi[~mask & ((x.square() + y.square() + (1.1 * z).square()).sqrt() < 30)] = -2.1
+    apart, flush = (fields(chi, mask, grid, shim=False, neck=False, flush=touching) for touching in (False, True))
+    beside = torch.zeros_like(mask)
+    beside[1:] |= mask[:-1]
+    beside &= ~mask
+    assert apart.sources[beside].abs().max() < 1.2  # water, softened
+    assert flush.sources[beside].max() < -1.1
+    assert apart.sources[beside].mean() > 0.5 * flush.sources[beside].mean()
+    torch.testing.assert_close(flush.sources[mask], chi[mask])
+    torch.testing.assert_close(flush.local, apart.local)
+    (expected,) = isolated([(flush.sources - 9.4, NONE)], grid)
+    torch.testing.assert_close(flush.total, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_neck_matters_below():
     grid = Grid((40, 44, 36), (2.0, 2.0, 2.5))
     chi, mask = head_in_air(grid)

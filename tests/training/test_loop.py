@@ -215,3 +215,18 @@ def test_tasks_start_where_the_methods_start(name, prepared):
     before = (lesson.start - lesson.target)[0][lesson.mask].norm() / lesson.target[0][lesson.mask].norm()
     assert before < 0.8  # the start is good already
     assert (lesson.unit[0][lesson.mask] > 0).all()
+
+
+def test_slopes_of_the_error_count_alike_at_every_face_of_the_mask():
+    target, scale = torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8)
+    mask = torch.zeros(1, 1, 8, 8, 8)
+    mask[..., 2:5] = 1
+    totals = []
+    for face in (2, 4):
+        error = torch.zeros_like(target)
+        error[..., face] = 0.1
+        totals.append(float(loss(torch.cat([error, scale], 1), target, mask, 0.0)[0]))
+    assert totals[0] == pytest.approx(totals[1])
+    even = torch.cat([torch.full_like(target, 0.1), scale], 1)
+    sizes = float(loss(even, target, mask, 0.0)[1]) * 5 * (1 + 0.1 / 5)  # weighed by USUALLY / LITTLE; the likelihood; no slope
+    assert float(loss(even, target, mask, 0.0)[0]) == pytest.approx(sizes)

@@ -122,3 +122,13 @@ def test_what_is_wrong_with_a_rate_is_in_its_lesson(prepared, monkeypatch, seed)
     assert (none == 0).all() if spun[-1] else (none < 0).all()
     inside = prepared.window.mask
     assert (rate(20.0) > rate(0.0))[inside].all()
+
+
+def test_no_slope_is_seen_across_the_edge_of_the_mask(prepared):
+    """The total field is zero outside, and that step says nothing of the decay inside."""
+    mask = prepared.window.mask
+    ramp = (50.0 + torch.arange(mask.shape[1], dtype=torch.float32)[None, :, None].expand(mask.shape)) * mask
+    squares = tasks._squared_slopes(3 * ramp, mask)
+    inside = mask & mask.roll(1, 1)
+    torch.testing.assert_close(squares[inside], torch.full_like(squares[inside], 9.0))
+    assert not squares[~mask].any()

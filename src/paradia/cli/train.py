@@ -31,7 +31,10 @@ AVERAGED = 0.5
 ERODED = 0.3
 """Share of masks without their rim: mask steps differ in how much of it they keep."""
 
-STANDARD, USUAL = Recipe(averaged=AVERAGED, eroded=ERODED), Plan()
+FLUSH = 0.5
+"""Share of averaged volumes whose mask bone and air may touch: mask steps do not always leave fluid between."""
+
+STANDARD, USUAL = Recipe(averaged=AVERAGED, eroded=ERODED, flush=FLUSH), Plan()
 
 
 def __getattr__(name: str) -> Callable[..., int]:
@@ -101,6 +104,7 @@ def volumes(
     randomised: float = STANDARD.randomised,
     averaged: float = STANDARD.averaged,
     eroded: float = STANDARD.eroded,
+    flush: float = STANDARD.flush,
     lesions: float = STANDARD.lesions,
     errors: float = STANDARD.errors,
 ) -> int:
@@ -127,6 +131,8 @@ def volumes(
         Share of volumes, among those of voxels of 1.4 mm or more, that are made twice as fine and averaged.
     eroded
         Share of masks that leave out the rim, 1 to 5 mm of it.
+    flush
+        Share of averaged volumes in which bone and air may touch the mask; in the others fluid lies between.
     lesions
         Share of heads with lesions.
     errors
@@ -140,6 +146,7 @@ def volumes(
         randomised=randomised,
         averaged=averaged,
         eroded=eroded,
+        flush=flush,
         lesions=lesions,
         errors=errors,
     )

@@ -43,6 +43,9 @@ STRETCH = (0.8, 1.1)
 CAREFUL = (1.0, 5.0)
 """Range of what a careful mask leaves out at the edge of a brain, mm."""
 
+CONSTANT = 1e-3
+"""Standard deviation of the constant that a background removal leaves, ppm."""
+
 OUTSIDE = torch.tensor([LABELS[name] for name in ("air", "muscle", "fat", "bone", "marrow")])
 """Tissues that no brain mask holds."""
 
@@ -75,6 +78,8 @@ class Recipe:
     """Share of volumes, among those of voxels of 1.4 mm or more, made twice as fine and averaged: several times as slow."""
     eroded: float = 0.0
     """Share of masks that leave out the rim, `CAREFUL` of it: what is there is background then."""
+    flush: float = 0.0
+    """Share of averaged volumes in which bone and air may touch the mask."""
     lesions: float = 0.5
     """Share of heads with lesions: up to `MOST` of each kind."""
     errors: float = 1.0
@@ -88,7 +93,7 @@ class Recipe:
         for name, (low, high) in (("voxel_size", self.voxel_size), ("thickness", self.thickness), ("snr", self.snr)):
             if not 0 < low <= high:
                 raise InputError(f"{name} must be a range of positive numbers, the smaller first, got {(low, high)}.")
-        for name in ("procedural", "slabs", "randomised", "averaged", "eroded", "lesions"):
+        for name in ("procedural", "slabs", "randomised", "averaged", "eroded", "flush", "lesions"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is a share between 0 and 1, got {getattr(self, name)}.")
         if not AGES[0] <= self.age[0] <= self.age[1] <= AGES[1]:
@@ -163,13 +168,15 @@ def example(recipe: Recipe, seed: int, device: str | torch.device = "cpu") -> Ex
     sources = Maps(*(part.to(device) for part in sources))
     anatomy, mask, sources = _voxels(recipe, fine, sources, factor, generator, uniform)
     tissue = averaged_maps(sources, factor)
-    found = fields(sources.chi_pos - sources.chi_neg, repeated(mask, factor), fine.grid)
+    flush = factor > 1 and bool(recipe.flush) and uniform(0, 1) < recipe.flush
+    found = fields(sources.chi_pos - sources.chi_neg, repeated(mask, factor), fine.grid, flush=flush)
     local, total = mean(found.local, factor), mean(found.total, factor)
     shift = torch.zeros_like(local)
     leftover = torch.zeros_like(local)
     if recipe.errors:
         shift = frequency_shift(anatomy, recipe.errors * uniform(0, 1), generator) * mask
         leftover = residual_background(mask, grid, recipe.errors * max(uniform(-0.5, 1), 0.0), generator)
+        leftover += recipe.errors * CONSTANT * float(torch.randn((), generator=generator))
     magnitude, noise, rate_noise = _noise(tissue, mask, b0, uniform(*map(math.log, recipe.snr)), uniform)
     draws = [torch.randn(grid.shape, generator=generator).to(device) for _ in range(3)]
     rate = tissue.r2star + rate_noise * draws[1]

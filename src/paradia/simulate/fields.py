@@ -39,7 +39,7 @@ class Fields(NamedTuple):
     """χ whose fields these are: as given in the mask, with soft edges outside it, ppm."""
 
 
-def fields(chi: Volume, mask: Mask, grid: Grid, *, shim: bool = True, neck: bool = True) -> Fields:
+def fields(chi: Volume, mask: Mask, grid: Grid, *, shim: bool = True, neck: bool = True, flush: bool = False) -> Fields:
     r"""Compute :math:`f = D\chi` for what lies inside and outside a mask, in a doubled field of view.
 
     What fills most of the faces of the field of view (air, as a rule) has no end.  Tissue that reaches a face goes on: upwards
@@ -58,6 +58,8 @@ def fields(chi: Volume, mask: Mask, grid: Grid, *, shim: bool = True, neck: bool
         Whether the second-order solid harmonics that fit the total field best over the mask are taken off it.
     neck
         Whether tissue goes on beyond the field of view; without, it ends there.
+    flush
+        Whether bone and air may touch the mask; without, what touches it is water.
 
     Returns
     -------
@@ -71,9 +73,9 @@ def fields(chi: Volume, mask: Mask, grid: Grid, *, shim: bool = True, neck: bool
 
     Notes
     -----
-    Outside the mask, edges are softened by the binomial 1 2 1, and whatever touches the mask is water.  Air and bone are a
-    thousand times what the brain holds; sampled sharply, or cut off at the mask, they would ring into its middle, where their
-    field has to be harmonic.
+    Outside the mask, edges are softened by the binomial 1 2 1, and whatever touches the mask is water unless `flush`.  Air and bone are
+    a thousand times what the brain holds; sampled sharply, or cut off at the mask, they would ring into its middle, where their
+    field has to be harmonic.  Where they are flush with the mask they are cut off: take voxels fine enough to be averaged.
 
     References
     ----------
@@ -83,10 +85,13 @@ def fields(chi: Volume, mask: Mask, grid: Grid, *, shim: bool = True, neck: bool
         if tuple(image.shape) != grid.shape:
             raise GeometryError(f"{name} has shape {tuple(image.shape)}, but the grid {grid.shape}. Bring both to one space.")
     around = _around(chi)
-    outside = torch.where(_beside(mask), -around, chi - around)  # relative to what has no end; brain and next to it is water here
+    water = mask if flush else _beside(mask)
+    outside = torch.where(water, -around, chi - around)  # relative to what has no end; brain and next to it is water here
     margins = _margins(outside) if neck else NOWHERE
     soft = _soft(_continued(outside, margins, -around))
     inner = soft[tuple(slice(low, low + n) for (low, _), n in zip(margins, grid.shape, strict=True))]
+    if flush:
+        inner.masked_fill_(mask, -around)  # what softening has carried into the mask
     sources = torch.where(mask, chi, inner + around)
     local, background = isolated([(chi * mask, NOWHERE), (soft, margins)], grid)
     total = local + background

@@ -27,7 +27,7 @@ SLOPE_SHARE, DEVIATION_SHARE = 0.5, 0.1
 """Shares of the error's slopes and of the deviations' likelihood in the loss; the map's own error counts as one."""
 
 LARGE = 4.0
-"""Error, in units of the answer, beyond which its square grows like the error itself: no haemorrhage outweighs a head."""
+"""Weighed error beyond which its square grows like the error itself: no haemorrhage outweighs a head."""
 
 USUALLY, LITTLE = 0.25, 0.05
 """How far a start is off, in units of the answer, where a crop's error counts about once, and where it counts no more for being smaller."""
@@ -89,10 +89,16 @@ def loss(answer: Tensor, target: Tensor, mask: Tensor, squares: float) -> tuple[
     weighed = weight * error
     size = weighed.abs().sum() / count
     square = 2 * LARGE**2 * ((1 + (weighed / LARGE).square()).sqrt() - 1).sum() / count
-    slopes = sum((weighed.diff(dim=axis) * mask.narrow(axis, 1, mask.shape[axis] - 1)).abs().sum() for axis in (2, 3, 4)) / 3 / count
+    slopes = sum((weighed.diff(dim=axis) * _both(mask, axis)).abs().sum() for axis in (2, 3, 4)) / 3 / count
     scale = answer[:, n:].clamp(-6, 3)
     likely = ((error.detach().abs() * torch.exp(-scale) + scale) * mask).sum() / count
     return size + squares * square + SLOPE_SHARE * slopes + DEVIATION_SHARE * likely, (error.detach().abs().sum() / count)
+
+
+def _both(mask: Tensor, axis: int) -> Tensor:
+    """Mark the steps along an axis between two voxels of a mask."""
+    n = mask.shape[axis] - 1
+    return mask.narrow(axis, 0, n) * mask.narrow(axis, 1, n)
 
 
 def train(

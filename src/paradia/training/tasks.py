@@ -155,10 +155,24 @@ def wrong_rate(volume: Prepared, r2: Tensor | None, generator: torch.Generator) 
     wrong = maps["r2prime"] * smooth * uniform(0.0, LARGEST_PATCH)
     if r2 is not None:
         wrong = wrong + r2 * uniform(-LARGEST_R2_ERROR, LARGEST_R2_ERROR)
-    hertz = Scan((LATE,), volume.b0).hz_per_ppm * maps["total_field"]
-    steep = torch.stack([part.clamp(-STEEPEST, STEEPEST).square() for part in torch.gradient(hertz)]).sum(0)
+    steep = _squared_slopes(Scan((LATE,), volume.b0).hz_per_ppm * maps["total_field"], volume.window.mask)
     # a voxel across which the frequency goes by Δf loses sinc(Δf t) of its signal by then: (π Δf)² t / 6 as a rate
     return wrong + steep * (math.pi**2 * LATE / 6 * uniform(-LARGEST_SLOPE, LARGEST_SLOPE))
+
+
+def _squared_slopes(hertz: Tensor, mask: Tensor) -> Tensor:
+    """Return the squared slope of a field, Hz² a voxel: along each axis the mean over the steps to neighbours that the mask holds."""
+    total = torch.zeros_like(hertz)
+    for axis in range(3):
+        n = hertz.shape[axis] - 1
+        both = mask.narrow(axis, 0, n) & mask.narrow(axis, 1, n)
+        squares = torch.where(both, hertz.diff(dim=axis).clamp(-STEEPEST, STEEPEST).square(), 0.0)
+        along, steps = torch.zeros_like(hertz), torch.zeros_like(hertz)
+        for first in (0, 1):
+            along.narrow(axis, first, n).add_(squares)
+            steps.narrow(axis, first, n).add_(both)
+        total += along / steps.clamp_min_(1)
+    return total
 
 
 TASKS = {
