@@ -115,3 +115,22 @@ def test_what_does_not_fit_is_told(scans, tmp_path, capsys):
     assert "°" not in said, "before anything is registered"
     assert command(names, names["field"][0]) == 2
     assert "would be overwritten" in capsys.readouterr().err
+    for extra, sentence in (
+        (("--weight", "-1"), "inversion.weight must not be negative, got -1"),
+        (("--weight", "nan"), "inversion.weight must be a number, got nan"),
+        (("--background", "harperella"), "background harperella needs phase, scan, which"),
+        (("--background", "vshrap"), "vsharp"),
+    ):
+        assert command(names, tmp_path / "chi.nii.gz", *extra) == 2
+        assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["field", "mask"])
+def test_a_file_of_several_volumes_is_refused(kind, scans, tmp_path, capsys):
+    """Which of them is meant nobody said; of magnitudes they are echoes."""
+    names, _, _ = scans
+    image = read(names[kind][1])
+    twice = write(tmp_path / "twice.nii.gz", np.concatenate([image.data, image.data]), image.affine)
+    assert command({**names, kind: [names[kind][0], str(twice), *names[kind][2:]]}, tmp_path / "chi.nii.gz") == 2
+    assert "twice.nii.gz has 2 volumes. Give one file of one volume an orientation." in capsys.readouterr().err

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -163,6 +164,9 @@ def test_what_does_not_fit_is_refused(command, files, tmp_path):
     refused("a map is given as name=file", "--lesions", files["labels"], "--maps", files["first"])
     refused("the map a is given twice", "--lesions", files["labels"], "--maps", "a=x.nii", "a=y.nii")
     refused("either as --maps name=file or", "--lesions", files["labels"])
+    numbers = nib.load(files["labels"]).get_fdata() * 1e9
+    huge = save(tmp_path / "huge.nii.gz", numbers, AFFINE)
+    refused(f"holds the label {numbers.max():.0f}; the largest that can be is 65535", "--lesions", huge, *maps)
     refused("numbers that are not whole", "--lesions", files["first"], *maps)
     refused("no map in common", "--lesions", files["labels"], *maps, "--against", f"chi_neg={files['first']}")
     refused("Leave them out", "--lesions", tmp_path, "--derivatives", tmp_path, "--mask", files["brain"])

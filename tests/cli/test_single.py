@@ -9,6 +9,8 @@ from paradia.cli.app import ELSEWHERE
 from paradia.io.derivatives import NUMBERS
 from paradia.registry import STAGES, load, methods
 
+from .conftest import save
+
 METHODS = [(stage, method) for stage in STAGES for method in methods(stage) if (stage, method) not in ELSEWHERE]
 TIMES = ("--echo-times", "0.004", "0.012", "0.020", "--b0", "3")
 
@@ -170,10 +172,22 @@ def test_direction_of_b0_comes_from_the_sidecar_of_a_map(command, files, small, 
     assert command(*given).status == 0
     by_affine = nib.load(tmp_path / "chi.nii").get_fdata()
     (tmp_path / "field.json").write_text(json.dumps({"B0_dir": [1.0, 0.0, 0.0]}))
-    assert command(*given).status == 0
+    told = command(*given)
+    assert told.status == 0
+    assert "field.nii: B0 points along (1.0000, 0.0000, 0.0000) in array axes, from B0_dir. The affine says" in told.err
+    assert "90° from it, and was not believed" in told.err
     by_sidecar = nib.load(tmp_path / "chi.nii").get_fdata()
     assert np.abs(by_sidecar - by_affine).max() > 0.01
     assert json.loads((tmp_path / "chi.json").read_text())["B0_dir"] == [1, 0, 0]
+
+
+def test_a_mask_of_shares_holds_above_one_half(command, files, small, tmp_path):
+    """As a mask that was resampled: what it touches is not yet inside."""
+    shares = np.where(small.mask, 0.9, 0.0) + 0.2
+    soft = save(tmp_path / "soft.nii", shares, small.affine)
+    out = tmp_path / "chi.nii"
+    assert command("inversion", "tkd", out, "--local-field", files["local_field"], "--mask", soft).status == 0
+    np.testing.assert_array_equal(nib.load(out).get_fdata() != 0, small.mask)
 
 
 def test_knobs_reach_the_method(command, files, tmp_path):

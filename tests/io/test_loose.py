@@ -1,4 +1,5 @@
 import json
+import re
 
 import nibabel as nib
 import numpy as np
@@ -73,6 +74,8 @@ def test_real_and_imaginary(files, tmp_path):
         from_files(*files, real=real, imaginary=imaginary, **TIMES)
     with pytest.raises(PhaseError, match="nowhere negative"):
         from_files((), (), real=files[0], imaginary=files[0], **TIMES)
+    with pytest.raises(PhaseError, match=r"mag\.nii\.gz is nowhere negative, so that these are no real and imaginary parts"):
+        from_files((), (), real=files[0], imaginary=files[1], **TIMES)
     with pytest.raises(PhaseError, match="same value everywhere"):
         from_files((), (), real=real, imaginary=save(tmp_path / "c.nii.gz", 0 * PHASE), **TIMES)
 
@@ -100,6 +103,82 @@ def test_a_header_without_orientation_is_noted(tmp_path):
     got = from_files(*paths, **TIMES)
     assert got.grid.b0_dir == (0, 0, 1)
     assert any("gives no orientation" in note for note in got.notes)
+
+
+def test_a_direction_that_contradicts_the_affine_holds_and_is_warned_of(files, tmp_path, caplog):
+    told = {"EchoTime": [0.004, 0.008], "MagneticFieldStrength": 3, "B0_dir": [1, 0, 0]}
+    (tmp_path / "mag.json").write_text(json.dumps(told))
+    got = from_files(*files)
+    assert got.grid.b0_dir == (1, 0, 0)
+    said = r"from B0_dir\. The affine says \(0\.0000, 0\.2955, 0\.9553\), 90° from it, and was not believed"
+    assert any(re.search(said, note) for note in got.notes)
+    assert re.search(rf"mag\.nii\.gz: .*{said}", caplog.text)
+    caplog.clear()
+    for near in ([0, np.sin(ANGLE + 0.08), np.cos(ANGLE + 0.08)], [0, -np.sin(ANGLE), -np.cos(ANGLE)]):
+        (tmp_path / "mag.json").write_text(json.dumps(told | {"B0_dir": near}))
+        assert from_files(*files).grid.b0_dir == pytest.approx(near, abs=1e-6)
+    stated = from_files(*files, b0_dir=(1, 0, 0))  # whoever states it knows
+    assert any("90° from it" in note for note in stated.notes)
+    save(tmp_path / "bare.nii.gz", PHASE, codes=False)
+    assert from_files((), tmp_path / "bare.nii.gz", **TIMES, b0_dir=(1, 0, 0)).grid.b0_dir == (1, 0, 0)
+    assert not caplog.text
+
+
+def two_forms(path, data, sform, qform, codes, pixdim=None):
+    image = nib.Nifti1Image(data, sform)
+    image.header.set_sform(sform, codes[0])
+    image.header.set_qform(qform, codes[1])
+    if pixdim:
+        image.header["pixdim"][1:4] = pixdim
+    nib.save(image, path)
+    return path
+
+
+def test_affines_of_one_header_that_contradict_each_other(tmp_path, caplog):
+    """As of an image that was registered: the sform places it, the qform has the scanner's axes."""
+    turned = np.array([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1.0]]) @ AFFINE
+
+    def read_in(*header):
+        caplog.clear()
+        return from_files((), two_forms(tmp_path / "p.nii.gz", PHASE, *header), **TIMES)
+
+    got = read_in(turned, AFFINE, (4, 1))
+    assert got.grid.b0_dir == pytest.approx((0, np.sin(ANGLE), np.cos(ANGLE)), abs=1e-6)
+    np.testing.assert_allclose(got.affine, turned, atol=1e-5)
+    said = "The axes of the sform and the qform of p.nii.gz lie 90° apart: B0 is read from the qform"
+    assert any(said in note for note in got.notes)
+    assert said in caplog.text
+    for codes in ((1, 1), (1, 4), (2, 3)):
+        got = read_in(turned, AFFINE, codes)
+        assert got.grid.b0_dir == pytest.approx((0, np.cos(ANGLE), -np.sin(ANGLE)), abs=1e-6)
+        assert any("90° apart; the sform was taken" in note for note in got.notes)
+    moved = AFFINE.copy()
+    moved[:3, 3] = 5
+    for header in ((AFFINE, AFFINE, (4, 1)), (AFFINE, moved, (4, 1)), (turned, AFFINE, (0, 1)), (turned, AFFINE, (1, 0))):
+        read_in(*header)
+        assert not caplog.text
+    got = read_in(AFFINE, AFFINE / 2, (1, 1))
+    said = "p.nii.gz contradicts itself: voxels of 1 × 1.2 × 1.5 by its sform, which was taken, of 0.5 × 0.6 × 0.75 by its qform"
+    assert any(said in note for note in got.notes)
+    assert said in caplog.text
+    got = read_in(AFFINE, AFFINE, (1, 0), (1, 1.2, 3))
+    assert any("1 × 1.2 × 3 by its pixdim" in note for note in got.notes)
+    both = from_files(
+        (), (), real=tmp_path / "p.nii.gz", imaginary=two_forms(tmp_path / "q.nii.gz", -PHASE, AFFINE, AFFINE, (1, 1)), **TIMES
+    )
+    assert any("by its pixdim" in note for note in both.notes)
+
+
+@pytest.mark.parametrize("echoes", [slice(None), slice(1)])
+def test_lost_slices_are_told_of(files, tmp_path, caplog, echoes):
+    magnitude, phase = MAGNITUDE.copy(), PHASE.copy()
+    magnitude[:, :, 2:4, echoes] = phase[:, :, 2:4, echoes] = 0
+    magnitude[:, :, 6] = phase[:, :, 6] = 0  # the end is no loss
+    paths = save(tmp_path / "m.nii.gz", magnitude), save(tmp_path / "p.nii.gz", phase)
+    said = "is zero all over in planes between others, 2, 3 along the third axis, counted from 0: slices seem to be lost."
+    assert [note for note in from_files(*paths, **TIMES).notes if said in note] == [f"The magnitude {said}"]
+    assert caplog.text.count(said) == 1
+    assert [note for note in from_files(files[0], paths[1], **TIMES).notes if said in note] == [f"The phase {said}"]
 
 
 def test_what_is_missing_is_told(files):
@@ -161,8 +240,18 @@ def test_nan_is_set_to_zero_and_its_place_kept(files, tmp_path):
     assert not got.magnitude[:, 2, 3, 4].any()
     assert any(note.startswith("2 voxels hold NaN") for note in got.notes)
     assert from_files(*files, **TIMES).nonfinite is None
-    with pytest.raises(NonFiniteError, match="every voxel"):
+    with pytest.raises(NonFiniteError, match=r"echo 1 of .*nan\.nii\.gz holds NaN or Inf in every voxel"):
         from_files(save(tmp_path / "nan.nii.gz", np.nan * MAGNITUDE), files[1], **TIMES)
+    holes[..., 1] = np.nan
+    with pytest.raises(NonFiniteError, match=r"echo 2 of .*gone\.nii\.gz holds NaN"):
+        from_files(files[0], save(tmp_path / "gone.nii.gz", holes), **TIMES)
+    parts = [save(tmp_path / f"p{echo}.nii.gz", holes[..., echo]) for echo in (0, 1)]
+    with pytest.raises(NonFiniteError, match=r"p1\.nii\.gz holds NaN"):
+        from_files(files[0], parts, **TIMES)
+    half, other = MAGNITUDE.copy(), PHASE.copy()
+    half[:5], other[5:] = np.nan, np.nan
+    with pytest.raises(NonFiniteError, match=r"half\.nii\.gz and .*other\.nii\.gz together hold NaN"):
+        from_files(save(tmp_path / "half.nii.gz", half), save(tmp_path / "other.nii.gz", other), **TIMES)
 
 
 def test_masks(files, tmp_path):
@@ -174,6 +263,12 @@ def test_masks(files, tmp_path):
     assert got.sources[-1].name == "mask.nii.gz"
     with pytest.raises(MaskError, match=r"empty\.nii\.gz is empty"):
         load_mask(save(tmp_path / "empty.nii.gz", 0 * inside), got)
+    shares = np.where(inside, np.float32(0.8), np.float32(0.3))  # as after resampling
+    shares[4, 4, 4] = 0.4
+    assert int(load_mask(save(tmp_path / "shares.nii.gz", shares), got).sum()) == 26
+    assert int(load_mask(save(tmp_path / "grey.nii.gz", 255.0 * inside), got).sum()) == 27
+    with pytest.raises(MaskError, match=r"low\.nii\.gz is empty: no voxel is above 0\.5"):
+        load_mask(save(tmp_path / "low.nii.gz", shares / 2), got)
     with pytest.raises(MaskError, match="has 2 volumes"):
         load_mask(save(tmp_path / "two.nii.gz", np.stack([inside, inside], 3)), got)
     with pytest.raises(GeometryError, match=r"small\.nii\.gz has shape \(8, 8, 7\), but .*mag\.nii\.gz has \(9, 8, 7\)"):

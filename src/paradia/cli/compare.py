@@ -22,7 +22,7 @@ from paradia.cli.output import WORK, open_output
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
 from paradia.errors import GeometryError, InputError
-from paradia.io.acquisition import clean_magnitude, geometry
+from paradia.io.acquisition import clean_magnitude, geometry, inside
 from paradia.io.atomic import replacing, write_text
 from paradia.io.derivatives import OUTPUTS, save_map
 from paradia.io.loose import from_files
@@ -190,12 +190,12 @@ def _field(paths: Mapping[str, Path], magnitude: list[Path] | None, how: dict[st
     if "mask" not in paths:
         raise InputError("a field does not tell where the brain is. Give its --mask too.")
     first = read(next(iter(paths.values())))
-    stated = how["b0_dir"] or direction(sidecar_of(first.paths[0]), first.label)
-    board: dict[str, Any] = {"grid": geometry(first, stated)[0]}
+    told = None if how["b0_dir"] else direction(sidecar_of(first.paths[0]), first.label)
+    board: dict[str, Any] = {"grid": geometry(first, how["b0_dir"], told)[0]}
     for name, path in paths.items():
         image = _volume(path, first)
         assert image is not None
-        board[name] = image > 0 if name == "mask" else image
+        board[name] = inside(image.numpy()) if name == "mask" else image
     if magnitude:
         values = read(magnitude)
         check_same_grid(first, values)

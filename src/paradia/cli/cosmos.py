@@ -17,18 +17,22 @@ from torch import Tensor
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
 from paradia.cli.provenance import versions
-from paradia.errors import InputError, MaskError
+from paradia.errors import GeometryError, InputError, MaskError
 from paradia.grid import Grid
-from paradia.io.acquisition import geometry
+from paradia.io.acquisition import geometry, inside
 from paradia.io.atomic import check_writable
 from paradia.io.derivatives import save_map
 from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
 from paradia.io.sidecar import direction, sidecar_of
+from paradia.pipeline.knobs import check_knob
 from paradia.registration.resample import resample
 from paradia.registration.rigid import Rigid, rigid
 from paradia.registry import load
 
 Files = Annotated[list[Path], Parameter(consume_multiple=True)]
+
+AT_HAND = ("total_field", "mask", "grid", "magnitude")
+"""What background removal can be given."""
 
 INSIDE = 0.99
 """Share of a voxel that must come from inside a mask after it was turned."""
@@ -92,9 +96,13 @@ def cosmos(
     sources = [*field, *mask, *magnitude, *(noise or [])]
     if out.resolve() in {path.resolve() for path in sources}:
         raise InputError(f"the input {out} would be overwritten. Give another name for the result.")
+    knobs = {} if weight is None else {"weight": weight}
+    for knob, value in knobs.items():
+        check_knob(load("inversion", "cosmos"), knob, value)
+    if background is not None:
+        _check_background(background, noisy=bool(noise))
     check_writable(out)
     place = pick_device(device)
-    knobs = {} if weight is None else {"weight": weight}
     with Progress() as progress:
         scans = [_read(*paths, told=registered) for paths in zip(field, mask, magnitude, _optional(noise, len(field)), strict=True)]
         if background is not None:
@@ -124,26 +132,40 @@ def cosmos(
     return 0
 
 
+def _check_background(name: str, *, noisy: bool) -> None:
+    """Refuse a method that asks for what is not at hand."""
+    method = load("background", name)
+    missing = sorted({*method.needs} - {*AT_HAND, *(["noise"] if noisy else [])})
+    if missing:
+        raise InputError(
+            f"background {name} needs {', '.join(missing)}, which paradia cosmos was not given or does not read. "
+            "Take a method of total fields, such as joint or vsharp."
+        )
+
+
 def _read(field: Path, mask: Path, magnitude: Path, noise: Path | None, *, told: bool) -> _Orientation:
     """Read the images of one scan, which lie on one grid."""
     lead = read(field)
     others = [read(path) for path in (mask, magnitude, *([noise] if noise else []))]
     for other in others:
         check_same_grid(lead, other)
+    for volumes in (lead, others[0], *others[2:]):  # of magnitudes there may be several
+        if len(volumes.data) != 1:
+            raise GeometryError(f"{volumes.label} has {len(volumes.data)} volumes. Give one file of one volume an orientation.")
     b0_dir = direction(sidecar_of(field), lead.label)
     if told and b0_dir is None:
         raise InputError(f"{field} is said to be registered, but nothing beside it tells where B0 pointed. Write B0_dir into its JSON.")
-    grid = geometry(lead, b0_dir)[0]
-    inside = torch.from_numpy(others[0].data[0] > 0)
+    grid = geometry(lead, b0_dir)[0] if told else geometry(lead, None, b0_dir)[0]
+    holds = inside(others[0].data[0])
     for volumes in (lead, *others[1:]):
-        inside &= torch.from_numpy(~nonfinite(volumes.data))
-    if not bool(inside.any()):
+        holds &= torch.from_numpy(~nonfinite(volumes.data))
+    if not bool(holds.any()):
         raise MaskError(f"the mask {mask} is empty. Give another mask.")
     return _Orientation(
-        _clean(lead)[0] * inside,
-        inside,
-        _clean(others[1]).square().mean(0).sqrt() * inside,
-        _clean(others[2])[0] * inside if noise else None,
+        _clean(lead)[0] * holds,
+        holds,
+        _clean(others[1]).square().mean(0).sqrt() * holds,
+        _clean(others[2])[0] * holds if noise else None,
         grid,
         lead.affine,
     )
@@ -181,13 +203,13 @@ def _together(first: _Orientation, scans: list[_Orientation], motions: list[Rigi
     common = torch.ones(shape, dtype=torch.bool)
     for scan, motion in zip(scans, motions, strict=True):
         if scan is first or (np.allclose(motion.matrix, np.eye(4)) and np.allclose(scan.affine, onto)):
-            field, noise, inside = scan.field, scan.noise, scan.mask
+            field, noise, holds = scan.field, scan.noise, scan.mask
         else:
             at = (scan.affine, shape, onto, motion.matrix)
             field = resample(scan.field, *at, mask=scan.mask)
             noise = None if scan.noise is None else resample(scan.noise, *at, mask=scan.mask, order=1)
-            inside = resample(scan.mask.float(), *at, order=1) > INSIDE
-        common &= inside
+            holds = resample(scan.mask.float(), *at, order=1) > INSIDE
+        common &= holds
         fields.append(field)
         noises.append(noise)
         world = _axes(scan.affine) @ np.array(scan.grid.b0_dir)

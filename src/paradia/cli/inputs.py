@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from paradia.errors import FileError, GeometryError, InputError, MetadataError
-from paradia.io.acquisition import Acquisition, geometry
+from paradia.io.acquisition import Acquisition, geometry, inside
 from paradia.io.coils import holds_coils
 from paradia.io.loose import Coils, coils_from_files, from_files
 from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
@@ -75,12 +75,12 @@ def read_board(method: Method, given: dict[str, Any], extra: tuple[str, ...] = (
         check_same_grid(first or volumes, volumes)
         if first is None:
             first = volumes
-            stated = given["b0_dir"] or direction(sidecar_of(given[name]), volumes.label)
-            board["grid"] = geometry(volumes, stated)[0]
+            told = None if given["b0_dir"] else direction(sidecar_of(given[name]), volumes.label)
+            board["grid"] = geometry(volumes, given["b0_dir"], told)[0]
         if name != "unwrapped" and len(volumes.data) != 1:
             raise GeometryError(f"{volumes.label} has {len(volumes.data)} volumes. Give one.")
         if name in ("mask", "region"):
-            board[name] = torch.from_numpy(np.nan_to_num(volumes.data[0]) > 0)
+            board[name] = inside(volumes.data[0])
             continue
         broken = torch.from_numpy(nonfinite(volumes.data))
         if broken.any():

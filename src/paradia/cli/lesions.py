@@ -21,6 +21,7 @@ from torch import Tensor
 from paradia.cli.progress import Progress
 from paradia.errors import GeometryError, InputError
 from paradia.grid import Grid
+from paradia.io.acquisition import inside
 from paradia.io.atomic import check_writable, replacing, write_json, write_text
 from paradia.io.derivatives import OUTPUTS
 from paradia.io.lesions import Case, named, study
@@ -35,6 +36,9 @@ Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]
 
 NUMBERS = ("mean", "sd", "median", "core", "rim", "around", "around_sd", "difference", "limit")
 """What the table has of a lesion on a map."""
+
+MOST = 65535
+"""Largest label of a lesion; what is larger numbers something else, and would take a table as long."""
 
 ROWS = 12
 """Lesions in the picture at most, the largest."""
@@ -157,8 +161,8 @@ def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule
     first = read(case.lesions)
     labels = _labels(first, separate)
     maps, others = ({name: _image(path, first) for name, path in paths.items()} for paths in (case.maps, case.others))
-    mask = _known(maps) if case.mask is None else _image(case.mask, first) > 0
-    out = [_image(path, first) > 0 for path in exclude or ()]
+    mask = _known(maps) if case.mask is None else inside(_image(case.mask, first).numpy())
+    out = [inside(_image(path, first).numpy()) for path in exclude or ()]
     left_out = torch.stack(out).any(0) if out else None
     grid = Grid.from_affine(first.shape, first.affine)
     found = measure(labels, maps, mask, grid, exclude=left_out, rule=rule)
@@ -206,6 +210,8 @@ def _labels(first: Volumes, separate: bool) -> Tensor:
         return components(torch.from_numpy(values > 0))
     if np.abs(values - np.round(values)).max() > 1e-3:
         raise InputError(f"{first.label} holds numbers that are not whole. Give labels or a mask, or --separate for what is above zero.")
+    if values.max() > MOST:
+        raise InputError(f"{first.label} holds the label {values.max():.0f}; the largest that can be is {MOST}. Number the lesions from 1.")
     return torch.from_numpy(np.round(values).clip(0).astype(np.int32))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,11 @@ from paradia.scan import Scan
 
 NEGATIVE = 1e-3
 """Magnitudes may dip this far below zero, as a fraction of the largest, through interpolation."""
+
+APART = 5.0
+"""Angle between the direction of B0 that a sidecar gives and that of the affine from which on it is warned of, degrees."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +87,7 @@ class Acquisition:
 
 
 def load_mask(path: Path, acquisition: Acquisition) -> Tensor:
-    """Read a user's mask; what is above zero counts.
+    """Read a user's mask.
 
     Returns
     -------
@@ -100,14 +107,39 @@ def load_mask(path: Path, acquisition: Acquisition) -> Tensor:
     check_same_grid(
         Volumes(acquisition.magnitude[:1].numpy(), acquisition.affine, acquisition.sources[:1] or (Path("the images"),)), volumes
     )
-    mask = torch.from_numpy(np.nan_to_num(volumes.data[0], nan=0.0) > 0)
+    mask = inside(volumes.data[0])
     if not mask.any():
-        raise MaskError(f"the mask {path} is empty: no voxel is above zero. Draw it again or leave it out.")
+        raise MaskError(f"the mask {path} is empty: no voxel is above {_least(volumes.data[0])}. Draw it again or leave it out.")
     if not (mask & (acquisition.magnitude > 0).any(0)).any():
         raise MaskError(
             f"the mask {path} does not overlap the data: the magnitude is zero in all its {int(mask.sum())} voxels. Check its origin."
         )
     return mask
+
+
+def inside(values: NDArray[np.float32]) -> Tensor:
+    """Return where a mask holds: above zero where it is of whole numbers, above one half where it is of shares, as after resampling."""
+    return torch.from_numpy(np.nan_to_num(values, nan=0.0) > _least(values))
+
+
+def _least(values: NDArray[np.float32]) -> float:
+    known = values[np.isfinite(values)]
+    return 0 if (known == np.round(known)).all() else 0.5
+
+
+def lost_planes(volumes: Volumes, what: str) -> tuple[str, ...]:
+    """Return a sentence on planes that hold nothing but zeros, between others that hold something: slices that were lost."""
+    said = []
+    for axis, name in enumerate(("first", "second", "third")):
+        there = (volumes.data != 0).any(axis=tuple({1, 2, 3} - {axis + 1}))
+        begun, going_on = (np.logical_or.accumulate(side, axis=1) for side in (there, there[:, ::-1]))
+        planes = (~there & begun & going_on[:, ::-1]).any(axis=0)
+        if planes.any():
+            listed = ", ".join(map(str, np.flatnonzero(planes)[:8])) + (", …" if planes.sum() > 8 else "")
+            said.append(f"{listed} along the {name} axis")
+    if not said:
+        return ()
+    return (f"The {what} is zero all over in planes between others, {' and '.join(said)}, counted from 0: slices seem to be lost.",)
 
 
 def clean_magnitude(volumes: Volumes) -> tuple[NDArray[np.float32], tuple[str, ...]]:
@@ -131,24 +163,46 @@ def clean_magnitude(volumes: Volumes) -> tuple[NDArray[np.float32], tuple[str, .
     return np.maximum(values, 0), (f"Negative magnitudes down to {low:g} were set to zero.",)
 
 
-def geometry(volumes: Volumes, b0_dir: Sequence[float] | None, stated: str = "as stated") -> tuple[Grid, str]:
-    """Return the grid of an image and a sentence on where its B0 comes from.
+def geometry(volumes: Volumes, stated: Sequence[float] | None, told: Sequence[float] | None = None) -> tuple[Grid, str]:
+    """Return the grid of an image and a sentence on where its B0 comes from; contradictions are warned of in the log.
+
+    Parameters
+    ----------
+    volumes
+        The image.
+    stated
+        Direction of B0 in array axes as the user states it.
+    told
+        The same from the sidecar, which holds against the affine, as of images that were resampled.
 
     Raises
     ------
     GeometryError
         The affine is sheared or singular; the message names the file.
     """
+    given = stated if stated is not None else told
     try:
-        grid = Grid.from_affine(volumes.shape, volumes.affine, b0_dir)
+        seen = Grid.from_affine(volumes.shape, volumes.affine if volumes.scanner is None else volumes.scanner).b0_dir
+        grid = Grid.from_affine(volumes.shape, volumes.affine, seen if given is None else given)
     except GeometryError as error:
         raise GeometryError(f"{volumes.label}: {error}") from error
-    where = "(" + ", ".join(f"{b:.4f}" for b in grid.b0_dir) + ") in array axes"
-    if b0_dir is not None:
-        return grid, f"B0 points along {where}, {stated}."
-    if not volumes.oriented:
-        return grid, f"The header gives no orientation; B0 is taken along the third axis, {where}."
-    return grid, f"B0 points along {where}, from the affine."
+    source = "as stated" if stated is not None else "from B0_dir" if told is not None else "from the affine"
+    said = f"B0 points along {_components(grid.b0_dir)} in array axes, {source}."
+    if given is None and not volumes.oriented:
+        said = f"The header gives no orientation; B0 is taken along the third axis, {_components(grid.b0_dir)} in array axes."
+    angle = math.degrees(math.acos(min(abs(sum(a * b for a, b in zip(grid.b0_dir, seen, strict=True))), 1)))
+    contradicted = volumes.oriented and angle > APART
+    if contradicted:
+        said += f" The affine says {_components(seen)}, {angle:.0f}° from it, and was not believed."
+    if contradicted and stated is None:
+        logger.warning("%s: %s", volumes.label, said)
+    if volumes.doubt:
+        logger.warning("%s", volumes.doubt)
+    return grid, f"{said} {volumes.doubt}".rstrip()
+
+
+def _components(direction: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{b:.4f}" for b in direction) + ")"
 
 
 def complex_to_polar(real: Volumes, imaginary: Volumes) -> tuple[Volumes, Volumes]:
@@ -169,17 +223,17 @@ def complex_to_polar(real: Volumes, imaginary: Volumes) -> tuple[Volumes, Volume
     for part in (real, imaginary):
         if np.ptp(part.data[np.isfinite(part.data)]) == 0:
             raise PhaseError(f"{part.label} holds the same value everywhere. Check that it was exported.")
-    if min(real.data[np.isfinite(real.data)].min(), imaginary.data[np.isfinite(imaginary.data)].min()) >= 0:
+    if whole := [part.label for part in (real, imaginary) if part.data[np.isfinite(part.data)].min() >= 0]:
         raise PhaseError(
-            f"{real.label} and {imaginary.label} are nowhere negative and so are no real and imaginary parts. "
-            "Subtract their offset, or give magnitude and phase."
+            f"{' and '.join(whole)} {'are' if len(whole) > 1 else 'is'} nowhere negative, so that these are no real and imaginary parts. "
+            "Subtract their offset, or give magnitude and phase as such."
         )
     with np.errstate(invalid="ignore", over="ignore"):
         magnitude, phase = np.hypot(real.data, imaginary.data), np.arctan2(imaginary.data, real.data)
     bad = ~np.isfinite(real.data) | ~np.isfinite(imaginary.data)
     magnitude[bad], phase[bad] = np.nan, np.nan
-    oriented = real.oriented and imaginary.oriented
-    return Volumes(magnitude, real.affine, real.paths, oriented), Volumes(phase, real.affine, imaginary.paths, oriented)
+    first = replace(real, data=magnitude, oriented=real.oriented and imaginary.oriented)
+    return first, replace(first, data=phase, paths=imaginary.paths)
 
 
 def merge_nonfinite(*volumes: Volumes) -> tuple[Tensor | None, tuple[str, ...]]:
@@ -188,5 +242,15 @@ def merge_nonfinite(*volumes: Volumes) -> tuple[Tensor | None, tuple[str, ...]]:
     if not bad.any():
         return None, ()
     if bad.all():
-        raise NonFiniteError(f"{volumes[0].label} holds NaN or Inf in every voxel. Convert it again.")
+        raise NonFiniteError(f"{_broken(volumes)} NaN or Inf in every voxel. Convert it again.")
     return torch.from_numpy(bad), (f"{int(bad.sum())} voxels hold NaN or Inf; they were set to zero and may not lie inside the mask.",)
+
+
+def _broken(volumes: Sequence[Volumes]) -> str:
+    """Name the echo and the file that hold no number at all; all files where it takes several to leave none."""
+    for image in volumes:
+        for echo, values in enumerate(image.data):
+            if not np.isfinite(values).any():
+                one = len(image.paths) == len(image.data)
+                return f"{image.paths[echo]} holds" if one else f"echo {echo + 1} of {image.label} holds"
+    return f"{' and '.join(image.label for image in volumes)} together hold"

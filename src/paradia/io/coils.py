@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from paradia.errors import GeometryError, InputError
-from paradia.io.nifti import Volumes, axes_of, check_same_grid, open_image, volumes_of
+from paradia.io.nifti import Volumes, axes_of, check_same_grid, joined, open_image, volumes_of
 
 
 def read_coils(paths: Path | Sequence[Path]) -> tuple[Volumes, int]:
@@ -39,8 +37,7 @@ def read_coils(paths: Path | Sequence[Path]) -> tuple[Volumes, int]:
                 f"{part.label} holds {len(part.data) // count} coils, but {parts[0].label} holds {len(parts[0].data) // echoes[0]}. "
                 "Give every echo with all its coils."
             )
-    data = parts[0].data if len(parts) == 1 else np.concatenate([part.data for part in parts])
-    return Volumes(data, parts[0].affine, tuple(files), all(part.oriented for part in parts)), sum(echoes)
+    return (parts[0] if len(parts) == 1 else joined(parts)), sum(echoes)
 
 
 def holds_coils(paths: Sequence[Path]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,14 @@ from torch import Tensor
 
 from paradia.errors import GeometryError, InputError, MetadataError, PhaseError
 from paradia.grid import Grid
-from paradia.io.acquisition import Acquisition, clean_magnitude, complex_to_polar, geometry, load_mask, merge_nonfinite
+from paradia.io.acquisition import Acquisition, clean_magnitude, complex_to_polar, geometry, load_mask, lost_planes, merge_nonfinite
 from paradia.io.coils import read_coils
 from paradia.io.nifti import Volumes, as_paths, check_same_grid, read
 from paradia.io.phase import to_radians
 from paradia.io.sidecar import direction, scan_from, sidecar_of, stem
 from paradia.scan import Scan
+
+logger = logging.getLogger(__name__)
 
 Paths: TypeAlias = Path | str | Iterable[Path | str] | None
 
@@ -90,8 +93,8 @@ def from_files(
         scan, scan_notes = scan_from(sidecars, label, len(first.data), echo_times=echo_times, b0=b0, option=offered)
     else:
         scan, scan_notes = Scan(tuple(np.linspace(1e-3, 0.1, len(first.data)))), ()
-    from_sidecar = direction(sidecars[0], label) if b0_dir is None else None
-    grid, where = geometry(first, b0_dir if b0_dir is not None else from_sidecar, "as stated" if b0_dir is not None else "from B0_dir")
+    grid, where = geometry(first, b0_dir, direction(sidecars[0], label) if b0_dir is None else None)
+    holes = _holes(read_in)
     bad, bad_notes = merge_nonfinite(*read_in.values())
     strength, strength_notes = _magnitude(read_in, first)
     angle, phase_notes = _phase(read_in, first, phase_units, phase_sidecar, flip_sign)
@@ -105,7 +108,7 @@ def from_files(
         scan=scan,
         affine=first.affine,
         sources=tuple(path for key in _KINDS for path in given[key]),
-        notes=(*notes, *phase_notes, *strength_notes, *bad_notes, *scan_notes, where),
+        notes=(*notes, *phase_notes, *strength_notes, *bad_notes, *holes, *scan_notes, where),
         name=name if name is not None else _common_name(first.paths),
         nonfinite=bad,
         metadata=dict(sidecars[0]),
@@ -172,15 +175,15 @@ def coils_from_files(
     _check_pair(first, angles)
     sidecars, phase_sidecar = _sidecars({kind: given.get(kind, ()) for kind in _KINDS}, None)
     scan, scan_notes = _scan_if_told(sidecars, first.label, echoes, echo_times, b0, need_scan)
-    stated = b0_dir if b0_dir is not None else direction(sidecars[0], first.label)
-    grid, where = geometry(first, stated, "as stated" if b0_dir is not None else "from B0_dir")
+    grid, where = geometry(first, b0_dir, direction(sidecars[0], first.label) if b0_dir is None else None)
+    holes = _holes(parts)
     bad, bad_notes = merge_nonfinite(first, angles)
     strength, strength_notes = _magnitude(parts, first)
     angle, phase_notes = _phase(parts, first, phase_units, phase_sidecar, flip_sign)
     images = torch.polar(torch.from_numpy(strength), torch.from_numpy(angle)).unflatten(0, (echoes, -1))
     if bad is not None:
         images[:, :, bad] = 0
-    notes = (*phase_notes, *strength_notes, *bad_notes, *scan_notes, where)
+    notes = (*phase_notes, *strength_notes, *bad_notes, *holes, *scan_notes, where)
     return Coils(images, grid, scan, first.affine, (*given["magnitude"], *given["phase"]), notes, bad)
 
 
@@ -257,6 +260,17 @@ def _check_pair(magnitude: Volumes, phase: Volumes) -> None:
             f"{phase.label} holds {len(phase.data)} echoes, but {magnitude.label} holds {len(magnitude.data)}. "
             "Give magnitude and phase of the same echoes."
         )
+
+
+def _holes(parts: Mapping[str, Volumes]) -> tuple[str, ...]:
+    """Tell of lost slices, in the notes and in the log."""
+    kind = "magnitude" if "magnitude" in parts else "phase"
+    notes = lost_planes(parts[kind], kind)
+    if not notes and "phase" in parts:
+        notes = lost_planes(parts["phase"], "phase")
+    for note in notes:
+        logger.warning("%s: %s", parts[kind].label, note)
+    return notes
 
 
 def _magnitude(parts: Mapping[str, Volumes], first: Volumes) -> tuple[np.ndarray, tuple[str, ...]]:

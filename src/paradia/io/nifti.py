@@ -6,7 +6,7 @@ import gzip
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paradia.errors import FileError, GeometryError, InputError, NonFiniteError
+from paradia.io._forms import contradiction
 from paradia.io.atomic import replacing
 
 SAME_PLACE = 0.05
@@ -38,12 +39,18 @@ class Volumes:
         Files they came from.
     oriented
         Whether the header gives an orientation at all.
+    scanner
+        The other affine of the header, where that one alone is said to be the scanner's and lies otherwise; B0 is read from it.
+    doubt
+        In what the header contradicts itself, a sentence; nothing where it does not.
     """
 
     data: NDArray[np.float32]
     affine: NDArray[np.float64]
     paths: tuple[Path, ...]
     oriented: bool = True
+    scanner: NDArray[np.float64] | None = None
+    doubt: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -86,7 +93,13 @@ def read(paths: Path | Sequence[Path]) -> Volumes:
         check_same_grid(parts[0], part)
     if len(parts) == 1:
         return parts[0]
-    return Volumes(np.concatenate([p.data for p in parts]), parts[0].affine, tuple(files), all(p.oriented for p in parts))
+    return joined(parts)
+
+
+def joined(parts: Sequence[Volumes]) -> Volumes:
+    """Put volumes of several files on one grid into a row; what the headers say is that of the first."""
+    paths = tuple(path for part in parts for path in part.paths)
+    return replace(parts[0], data=np.concatenate([p.data for p in parts]), paths=paths, oriented=all(p.oriented for p in parts))
 
 
 def check_same_grid(first: Volumes, second: Volumes) -> None:
@@ -198,7 +211,7 @@ def volumes_of(path: Path, image: nib.Nifti1Image, shape: tuple[int, ...]) -> Vo
     _check_affine(path, affine)
     oriented = bool(image.header["qform_code"] > 0 or image.header["sform_code"] > 0)
     rows = np.moveaxis(data, range(3, data.ndim), range(data.ndim - 3)).reshape(-1, *shape[:3])
-    return Volumes(np.ascontiguousarray(rows, dtype=np.float32), affine, (path,), oriented)
+    return Volumes(np.ascontiguousarray(rows, dtype=np.float32), affine, (path,), oriented, *contradiction(path.name, image.header))
 
 
 def _bytes(path: Path) -> bytes:
