@@ -233,6 +233,18 @@ def test_the_noise_is_told_from_the_air(head):
     assert float(((found - head.covariance) / torch.outer(scale, scale)).abs().max()) < 0.08
 
 
+@pytest.mark.parametrize("coils", [1, 5])
+@pytest.mark.parametrize("shape", [(33, 30, 29), (41, 37, 33), (36, 32, 28)])
+def test_the_noise_is_told_whatever_the_size(shape, coils, generator):
+    """Blocks at the end that are partly beyond the volume are no darker than others."""
+    x, y, z = torch.meshgrid(*[torch.linspace(-1, 1, n) for n in shape], indexing="ij")
+    deviation = torch.linspace(0.5, 2, coils)[:, None, None, None]
+    noise = deviation * torch.complex(*torch.randn(2, coils, *shape, generator=generator))
+    found = _whitening._from_air(40 * (x.square() + y.square() + z.square() < 0.6) + noise)
+    ratio = (found.diagonal().real / 2).sqrt() / deviation.flatten()
+    torch.testing.assert_close(ratio, torch.ones(coils), rtol=0, atol=0.03)
+
+
 def test_without_air_nothing_is_whitened_and_it_is_said(head):
     box = head.images[:, :, 9:25, 11:28, 8:20].contiguous()
     with pytest.warns(ParadiaWarning, match="no air"):

@@ -81,8 +81,10 @@ def mix(matrix: Tensor | None, images: Tensor) -> Tensor:
 
 
 def _from_air(images: Tensor) -> Tensor | None:
-    """Estimate the covariance from blocks without signal; none where there are too few."""
+    """Estimate the covariance from whole blocks without signal; none where there are too few."""
     block = tuple(min(BLOCK, n) for n in images.shape[1:])
+    x, y, z = (n - n % b for n, b in zip(images.shape[1:], block, strict=True))
+    images = images[:, :x, :y, :z].contiguous()
     power = length(images).square()
     level = pool(power[None], block)[0]
     blank = pool((power == 0).to(level)[None], block)[0] > 0  # set to zero by the scanner: no noise is left to tell of
@@ -96,7 +98,6 @@ def _from_air(images: Tensor) -> Tensor | None:
     air = (level <= ABOVE * darkest) & ~blank
     for axis, size in enumerate(block):
         air = air.repeat_interleave(size, axis)
-    air = air[: images.shape[1], : images.shape[2], : images.shape[3]].contiguous()
     flat, places = images.flatten(1), air.flatten().nonzero().squeeze(1)
     if places.numel() < ENOUGH * images.shape[0]:
         return None
