@@ -173,6 +173,31 @@ def test_turns_with_the_axes(invert, case, axes):
     torch.testing.assert_close(turned, invert(case.field, case.mask, case.grid).permute(axes), rtol=1e-3, atol=1e-5)
 
 
+STOPPING = [
+    name
+    for name in METHODS
+    if name != "l1bayes" and "callback" in inspect.signature(load("inversion", name).function).parameters  # which stops nowhere
+]
+
+
+@pytest.mark.parametrize("name", STOPPING)
+@pytest.mark.filterwarnings("ignore::paradia.errors.ConvergenceWarning")
+def test_where_it_stops_does_not_depend_on_the_axes(name, case):
+    """Half spectra leave out half of another axis then."""
+    said = []
+    for axes in ((0, 1, 2), (1, 2, 0)):
+        heard = []
+        load("inversion", name).function(
+            *(image.permute(axes) for image in (case.field, case.mask)),
+            case.grid.permute(axes),
+            max_iter=6,
+            tol=1e-9,
+            callback=lambda _, change, heard=heard: heard.append(change),
+        )
+        said.append(torch.tensor(heard))
+    torch.testing.assert_close(*said, rtol=1e-3, atol=0)
+
+
 def test_what_lies_outside_the_mask_does_not_matter(invert, case):
     spoilt = torch.where(case.mask, case.field, 5.0)
     torch.testing.assert_close(invert(spoilt, case.mask, case.grid), invert(case.field, case.mask, case.grid))

@@ -1,5 +1,6 @@
 """Inversions by sparsity and by phase: what each of them is for, and its functional against solvers of another kind."""
 
+import inspect
 import math
 import sys
 import warnings
@@ -295,6 +296,14 @@ def test_edges_of_the_magnitude_are_spared():
     magnitude = (1 + 10 * chi).expand(2, *GRID.shape)
     spared = run("medi", field, mask, GRID, None, magnitude, edges=0.2, weight=0.7)
     assert misses(spared, chi, mask) < 0.9 * misses(run("medi", field, mask, GRID, weight=0.7), chi, mask)
+
+
+def test_a_magnitude_of_whole_numbers_is_one_like_others():
+    chi, field, mask = blocks()
+    magnitude = (1000 * (1 + 10 * chi)).round().expand(2, *GRID.shape)
+    medi = inspect.unwrap(load("inversion", "medi").function)  # images may be integers, though the signature asks for none
+    whole, same = (medi(field, mask, GRID, magnitude=given) for given in (magnitude.to(torch.int16), magnitude))
+    torch.testing.assert_close(whole, same)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
