@@ -105,6 +105,14 @@ def test_keeps_shape_precision_and_mask(remove, case):
     assert remove(case.total.double(), case.mask, case.grid).local_field.dtype == torch.float64
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if "noise" in load("background", name).takes])
+def test_a_noise_of_another_precision_takes_that_of_the_field(name, case):
+    noise = torch.linspace(0.001, 0.003, case.grid.shape[0])[:, None, None].expand(case.grid.shape)
+    one, two = (load("background", name).function(case.total, case.mask, case.grid, given).local_field for given in (noise, noise.double()))
+    assert two.dtype == torch.float32
+    torch.testing.assert_close(one, two)
+
+
 def test_is_odd_in_the_field(remove, case):
     plus, minus = (remove(s * case.total, case.mask, case.grid).local_field for s in (1, -1))
     torch.testing.assert_close(minus, -plus)

@@ -116,6 +116,12 @@ def test_keeps_shape_precision_and_mask(invert, case):
     assert invert(case.field.double(), case.mask, case.grid, start=3, max_iter=2).dtype == torch.float64
 
 
+def test_a_noise_of_another_precision_takes_that_of_the_field(invert, case):
+    one, two = (invert(case.field, case.mask, case.grid, noise, start=3, max_iter=2) for noise in (case.noise, case.noise.double()))
+    assert two.dtype == torch.float32
+    torch.testing.assert_close(one, two)
+
+
 def test_is_odd_in_the_field(invert, case):
     torch.testing.assert_close(invert(-case.field, case.mask, case.grid), -invert(case.field, case.mask, case.grid))
 

@@ -33,7 +33,7 @@ def invert(
 
     The penalty is made from what turns a weight against :math:`\sigma^{-1}` into a limit of its dual.
     """
-    known = None if noise is None else window.take(noise)
+    known = None if noise is None else window.take(noise).to(total_field)
 
     def one(field: Tensor) -> Tensor:
         split = Split(window, doubt(field, window.mask, known, model_error), rim, outside)

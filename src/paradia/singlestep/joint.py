@@ -90,7 +90,7 @@ def joint(
     """
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
     check_numbers(mask, total_field=total_field, noise=noise)
-    known = None if noise is None else window.take(noise)
+    known = None if noise is None else window.take(noise).to(total_field)
 
     def one(field: Tensor) -> Tensor:
         split = Split(window, doubt(field, window.mask, known, model_error), rim)
