@@ -1,8 +1,8 @@
 """The heads that defaults are chosen and judged on: several anatomies, resolutions, noises and fields of view.
 
-None is computed on the grid it is judged on: fields are made finer and averaged, so that no method is fed its own
-discretisation. ``zubal`` is another anatomy altogether, drawn by hand; it needs the folder of real inputs beside the
-repository, stays there, and no default was chosen on it.
+Fields are made on finer voxels and averaged, so that no method is fed its own discretisation, but for ``full``, ``cut`` and the heads of
+`GRIDS`, and for ``thick`` within its slices. ``zubal`` is another anatomy altogether, drawn by hand, and bone and air touch its brain,
+without fluid between; it needs the folder of real inputs beside the repository, stays there, and no default was chosen on it.
 """
 
 from __future__ import annotations

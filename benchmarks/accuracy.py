@@ -5,8 +5,8 @@
 Background removal, single steps and pairs are fed the true total field with noise, inversion the true local field with noise;
 every method gets whatever else it can use. A cell holds NRMSE % over the method's own mask / over the brain eroded by five
 voxels / XSIM, re-referenced where it is χ, and in brackets the share of the brain that the method keeps, in %, where that is
-not all. Means over the heads are of both NRMSE; rows are in the order of the second, which a method cannot better by giving up
-the edge. What fails is said.
+not all. NRMSE leaves a constant out, of fields as well: no inversion takes one for a source. Means over the heads are of both
+NRMSE; rows are in the order of the second, which a method cannot better by giving up the edge. What fails is said.
 """
 
 from __future__ import annotations

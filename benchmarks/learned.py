@@ -5,8 +5,8 @@
 The drawn heads of `_heads.py` and the Zubal head were never trained on and are of another anatomy than the training's; the
 subjects come from the simulator that also made the training volumes, with seeds, noise and voxels of their own; ``subject-fine``
 is made twice as fine and averaged; the ``untouched`` ones are measured after all choices were made, never to make them. A cell
-of errors holds NRMSE % over the brain / over the brain eroded by five voxels / XSIM. The least of the classical methods is bold
-where it is the best of all, the network where it is.
+of errors holds NRMSE % over the brain / over the brain eroded by five voxels / XSIM; NRMSE leaves a constant out. The least of the
+classical methods is bold where it is the best of all, the network where it is.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _subject(seed: int, shape: tuple[int, int, int], voxel: tuple[float, float, 
     echoes = torch.stack([person.density * torch.exp(-t * person.r2star) for t in ECHO_TIMES])
     noise = _noise(echoes, mask, snr, b0)
     nuclei = {name: person.region(name) for name in NUCLEI}
-    return Judged(f"subject-{seed}", grid, mask, person.chi, person.local_field, person.total_field, noise, echoes, nuclei)
+    return Judged(f"subject-{seed}, {b0:g}t", grid, mask, person.chi, person.local_field, person.total_field, noise, echoes, nuclei)
 
 
 SUBJECTS: dict[str, Callable[[], Judged]] = {

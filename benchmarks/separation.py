@@ -20,7 +20,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -93,10 +95,13 @@ class Score(NamedTuple):
     """NRMSE of χ+ in tissue, %."""
     neg: float
     nuclei: float
-    """Mean over nuclei of the error of the mean χ+, %."""
+    """Mean over nuclei of the error of the mean χ+, %: what all have in common."""
+    nuclei_off: float
+    """Mean over nuclei of how far the mean χ+ is off, either way, %."""
     nuclei_slope: float
     tracts: float
     """Mean over tracts of the error of the mean χ−, %."""
+    tracts_off: float
     tracts_slope: float
     calcification: float
     """Mean χ+ in calcifications, ppb."""
@@ -203,15 +208,15 @@ def judged(pos: Tensor, neg: Tensor, head: Subject, mask: Tensor) -> Score:
     return Score(*errors, *nuclei, *tracts, 1e3 * leak(pos, places[0]), 1e3 * leak(neg, places[1]))
 
 
-def regions(found: Tensor, truth: Tensor, head: Subject, mask: Tensor, names: Sequence[str]) -> tuple[float, float]:
-    """Return the mean error of region means, %, and the slope of a line through the origin."""
+def regions(found: Tensor, truth: Tensor, head: Subject, mask: Tensor, names: Sequence[str]) -> tuple[float, float, float]:
+    """Return the mean error of region means, %, the mean of its size, and the slope of a line through the origin."""
     pairs = []
     for name in names:
         region = mask & (head.labels == LABELS[name])
         if int(region.sum()) >= FEWEST:
             pairs.append((float(found[region].mean()), float(truth[region].mean())))
-    mean = sum(100 * (a / b - 1) for a, b in pairs) / len(pairs)
-    return mean, sum(a * b for a, b in pairs) / sum(b * b for _, b in pairs)
+    errors = [100 * (a / b - 1) for a, b in pairs]
+    return fmean(errors), fmean(map(abs, errors)), sum(a * b for a, b in pairs) / sum(b * b for _, b in pairs)
 
 
 def together(board: dict[str, Any], head: Subject) -> list[float]:
@@ -278,15 +283,21 @@ def table(rows: Sequence[str], b0: float, group: str, scores: dict, options: arg
         return sum(found) / len(found) if found else float("nan")
 
     heads = [f"NRMSE χ+ / χ−, SNR {snr:g}, %" for snr in options.snr] + [f"SNR {first:g}, Dr {way}" for way in ("−20 %", "+20 %")]
-    heads += ["χ+ of nuclei, %; slope", "χ− of tracts, %; slope", "χ+ in calcification, ppb", "χ− in veins, ppb"]
+    heads += [
+        "χ+ of nuclei, %: mean; either way; slope",
+        "χ− of tracts, %: mean; either way; slope",
+        "χ+ in calcification, ppb",
+        "χ− in veins, ppb",
+    ]
     lines = [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name in rows:
         cells = [f"{mean(name, lambda s: s.pos, snr):.1f} / {mean(name, lambda s: s.neg, snr):.1f}" for snr in options.snr]
         for f in (0.8, 1.2):
             pair = mean(name, lambda s: s.pos, first, f), mean(name, lambda s: s.neg, first, f)
             cells.append("–" if pair[0] != pair[0] else f"{pair[0]:.1f} / {pair[1]:.1f}")
-        cells.append(f"{mean(name, lambda s: s.nuclei, None):+.1f}; {mean(name, lambda s: s.nuclei_slope, None):.2f}")
-        cells.append(f"{mean(name, lambda s: s.tracts, None):+.1f}; {mean(name, lambda s: s.tracts_slope, None):.2f}")
+        for region in ("nuclei", "tracts"):
+            common, off, slope = (mean(name, attrgetter(region + figure), None) for figure in ("", "_off", "_slope"))
+            cells.append(f"{common:+.1f}; {off:.1f}; {slope:.2f}")
         cells += [f"{mean(name, lambda s: s.calcification, None):.0f}", f"{mean(name, lambda s: s.veins, None):.0f}"]
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return lines
