@@ -93,6 +93,31 @@ def test_it_goes_on_where_it_stopped(folder, tmp_path):
     assert len(rows_of(tmp_path)) == 3
 
 
+def test_crops_are_the_same_however_fast_the_disk_is(folder, monkeypatch):
+    def drawn(count=12):
+        pool = Pool(TOY, folder, batch=2, crop=8, size=3, crops=4, seed=1)
+        generator = torch.Generator().manual_seed(0)
+        found = torch.stack([torch.cat(pool.draw(generator), 1) for _ in range(count)])
+        pool.close()
+        return found
+
+    expected = drawn()
+    monkeypatch.setattr(crops, "read", lambda path, device: time.sleep(0.05) or read(path))
+    assert torch.equal(drawn(), expected)
+
+
+def test_a_training_that_goes_on_sees_other_volumes_than_at_its_beginning(folder, tmp_path, monkeypatch):
+    seen, made = [], Pool._lesson
+    monkeypatch.setattr(Pool, "_lesson", lambda self, number: seen.append(number) or made(self, number))
+    train(TOY, folder, tmp_path, Plan(steps=40, batch=1, crop=8, pool=4, crops=2, every=40), tell=str)
+    first = list(seen)
+    assert first == list(range(len(first)))
+    assert len(first) >= 4 + (40 - 4) // 2
+    seen.clear()
+    train(TOY, folder, tmp_path, Plan(steps=42, batch=1, crop=8, pool=4, crops=2, every=40), tell=str)
+    assert seen[0] == 4 + (40 - 4) // 2 - 4 + 1  # those that lay in memory, then new ones
+
+
 def test_an_interruption_keeps_what_was_learnt(folder, tmp_path, monkeypatch):
     count, kept = 0, loop.loss
 
@@ -114,11 +139,8 @@ def test_validation_volumes_are_never_drawn(folder, monkeypatch):
     monkeypatch.setattr(crops, "read", lambda path, device: drawn.append(int(path.stem)) or read(path))
     pool = Pool(TOY, folder, batch=2, crop=8, size=4, crops=1, seed=1)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(500):
+    for _ in range(8):
         channels, target, mask = pool.draw(generator)
-        if len(drawn) > 8:
-            break
-        time.sleep(0.01)  # the volumes come from another thread
     pool.close()
     assert channels.shape == (2, 1, 8, 8, 8)
     assert target.shape == mask.shape == (2, 1, 8, 8, 8)

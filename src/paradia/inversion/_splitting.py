@@ -30,12 +30,12 @@ SLOPE = 0.8
 """Step of χ at which its splitting is scaled, as a share of the field's standard deviation; tells how fast, not where to."""
 
 PHASE_NOISE, LARGEST_PHASE = 0.05, math.pi / 2
-"""Phases, rad, when no scan tells: what the noise of a field is taken for, that of an image of signal-to-noise ratio 20, unless
-the largest field were more than a quarter turn then. Half a turn and beyond is taken for less, and nobody said that the field was wrapped."""
+"""Phases, rad, when no scan tells: what the noise of a field is taken for, that of an image of signal-to-noise ratio 20, unless the largest
+field were more than a quarter turn then. Half a turn and beyond is taken for less, and nobody said that the field was wrapped."""
 
 OPENING, OPENING_WEIGHT, OPENING_COUPLING = 8, 0.11, 0.2
-"""Iterations, weight and penalty of the data's splitting, with squared residuals, before absolute ones: their dual moves by less than a third
-of the noise an iteration, so that from nothing a haemorrhage would take hundreds, each of which changes little enough to seem the last."""
+"""Iterations, weight and penalty of the data's splitting, with squared residuals, before absolute ones. The dual of these moves by little
+more than the noise in an iteration: from nothing a haemorrhage would take hundreds, each changing so little that it seems the last."""
 
 NEWTON = 2
 """Newton steps for a nonlinear residual; each squares the error."""
@@ -120,7 +120,7 @@ class Frame:
         return (share * residual).sum() / share.sum()
 
     def rate(self, noise: float, largest: float) -> float:
-        """Return the phase that one ppm stands for: that of the scan, or what `PHASE_NOISE` and `LARGEST_PHASE` make of noise and largest field."""
+        """Return the phase that one ppm stands for: that of the scan, or what `PHASE_NOISE` and `LARGEST_PHASE` make of it."""
         if self.scan is None:
             return min(PHASE_NOISE / noise, LARGEST_PHASE / max(largest, noise))
         times = self.scan.echo_times

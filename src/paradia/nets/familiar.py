@@ -115,7 +115,7 @@ def _distance(row: Tensor, known: Familiar) -> Tensor:
     precision = known.precision
     if not told.all():  # that of the others, whatever these may be
         precision = torch.linalg.inv(torch.linalg.inv(precision)[told][:, told])
-    return (scaled @ precision @ scaled / len(row)).sqrt()
+    return (scaled @ precision @ scaled / len(scaled)).sqrt()
 
 
 def to_json(known: Familiar) -> str:

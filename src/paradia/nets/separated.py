@@ -133,7 +133,7 @@ def separation_channels(pair: Tensor, held: Separable) -> Float[Tensor, "10 x y 
     -------
     Tensor
         χ+, χ−, χ, the field, the rate, what is left of the field and of the rate, both noises: in units of `scale`, squashed;
-        and the field strength. A last one tells how far both relaxivities differ.
+        and the logarithms of the field strength over 3 T and of the ratio of both relaxivities, as one sum.
     """
     mean = (held.dr_pos + held.dr_neg) / 2
     of_field, of_rate = unmet(pair, held)

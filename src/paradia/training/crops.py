@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
+from queue import Full, Queue
 
 import torch
 from torch import Tensor
@@ -17,69 +17,111 @@ from paradia.training.volumes import read
 VALIDATION = 1000
 """Volumes of seeds below this are never trained on."""
 
+FEWEST = 4
+"""Volumes in memory before the first crop is drawn, unless the pool is smaller."""
+
+AHEAD, WAIT = 2, 0.2
+"""Lessons that lie ready, and how often the thread that makes them looks whether it is over, s."""
+
+APART = 1_000_003
+"""Between the seeds of two lessons."""
+
 
 class Pool:
-    """Volumes in memory, renewed by a thread from a folder that may still be growing."""
+    """Volumes in memory, renewed from a folder that may still be growing: a thread prepares them, crops are counted, and so one comes in.
 
-    def __init__(self, task: Task, folder: Path, *, batch: int, crop: int, size: int, crops: int, seed: int, device: str = "cpu") -> None:
-        """Begin to read: `size` volumes in memory, each replaced once `crops` crops of `crop`³ voxels came from the pool."""
+    So the same seed gives the same crops from the same folder, however fast its disk is.
+
+    Parameters
+    ----------
+    task
+        Makes lessons of volumes.
+    folder
+        Of volumes.
+    batch, crop
+        Crops in a batch, and their edges in voxels.
+    size
+        Volumes in memory.
+    crops
+        A volume is replaced whenever as many crops came from the pool.
+    seed
+        Draws volumes and what their lessons draw.
+    first
+        Number of the first lesson: a training that goes on goes on with new ones.
+    device
+        CPU or CUDA.
+    """
+
+    def __init__(
+        self, task: Task, folder: Path, *, batch: int, crop: int, size: int, crops: int, seed: int, first: int = 0, device: str = "cpu"
+    ) -> None:
         self._task, self._folder, self._device = task, folder, device
         self._batch, self._crop, self._size, self._crops = batch, crop, size, crops
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed, self._first = seed, first
+        self.taken = first
+        """Number of the lesson that comes in next."""
         self._lessons: list[Lesson] = []
         self._drawn = 0
-        self._wanted = threading.Semaphore(size)
-        self._lock = threading.Lock()
-        self._over = False
-        self._failure: BaseException | None = None
+        self._ready: Queue[Lesson | BaseException] = Queue(AHEAD)
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._fill, daemon=True)
         self._thread.start()
 
     def _fill(self) -> None:
-        try:
-            while True:
-                self._wanted.acquire()
-                if self._over:
-                    return
-                files = [f for f in sorted(self._folder.glob("*.safetensors")) if int(f.stem) >= VALIDATION]
-                if not files:
-                    raise InputError(f"there are no training volumes in {self._folder}. Write some first: paradia train volumes.")
-                file = files[int(torch.randint(len(files), (), generator=self._generator))]
-                volume = read(file, self._device)
-                lesson = self._task.lesson(volume, self._generator)
-                small = Lesson(*(part.half() if part.is_floating_point() else part for part in _scaled(lesson)))
-                with self._lock:
-                    if len(self._lessons) >= self._size:
-                        self._lessons.pop(0)
-                    self._lessons.append(small)
-        except BaseException as error:  # told to the loop, which is in another thread
-            self._failure = error
+        number = self._first
+        while not self._over.is_set():
+            try:
+                found: Lesson | BaseException = self._lesson(number)
+            except BaseException as error:  # told to the loop, which is in another thread
+                found = error
+            while not self._over.is_set():
+                try:
+                    self._ready.put(found, timeout=WAIT)
+                    break
+                except Full:
+                    continue
+            if isinstance(found, BaseException):
+                return
+            number += 1
+
+    def _lesson(self, number: int) -> Lesson:
+        generator = torch.Generator().manual_seed(self._seed + APART * number)
+        files = [file for file in sorted(self._folder.glob("*.safetensors")) if int(file.stem) >= VALIDATION]
+        if not files:
+            raise InputError(f"there are no training volumes in {self._folder}. Write some first: paradia train volumes.")
+        volume = read(files[int(torch.randint(len(files), (), generator=generator))], self._device)
+        lesson = _scaled(self._task.lesson(volume, generator))
+        return Lesson(*(part.half() if part.is_floating_point() else part for part in lesson))
+
+    def _renew(self) -> None:
+        """Take lessons in: some before the first crop, then one a crop until the pool is full, then one for so many crops."""
+        full = len(self._lessons) >= self._size
+        due = int(self._drawn % self._crops == 0) if full else max(1, min(FEWEST, self._size) - len(self._lessons))
+        for _ in range(due):
+            found = self._ready.get()
+            if isinstance(found, BaseException):
+                raise found
+            if len(self._lessons) >= self._size:
+                self._lessons.pop(0)
+            self._lessons.append(found)
+            self.taken += 1
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return channels, target in units of the answer, and mask of a batch of crops."""
-        while len(self._lessons) < min(4, self._size):
-            if self._failure is not None:
-                raise self._failure
-            time.sleep(0.05)
-        if self._failure is not None:
-            raise self._failure
         parts = []
         for _ in range(self._batch):
-            with self._lock:
-                lesson = self._lessons[int(torch.randint(len(self._lessons), (), generator=generator))]
+            self._renew()
+            lesson = self._lessons[int(torch.randint(len(self._lessons), (), generator=generator))]
             stack = torch.cat([lesson.channels, lesson.target, lesson.mask[None].half()])
             parts.append(_turn(take(stack, lesson.mask, self._crop, generator), generator))
             self._drawn += 1
-            if self._drawn % self._crops == 0:
-                self._wanted.release()
         data = torch.stack(parts).float()
         inputs = int(self._task.architecture["inputs"])  # type: ignore[call-overload]
         return data[:, :inputs], data[:, inputs:-1], data[:, -1:]
 
     def close(self) -> None:
         """Let the thread end, and wait for it: it must not outlive the libraries it uses."""
-        self._over = True
-        self._wanted.release()
+        self._over.set()
         self._thread.join()
 
 

@@ -149,13 +149,24 @@ def train(
     if checkpoint.exists():
         course.resume(checkpoint)
         tell(f"going on from step {course.step}")
-    pool = Pool(task, volumes, batch=plan.batch, crop=plan.crop, size=plan.pool, crops=plan.crops, seed=plan.seed + 1, device=device)
+    pool = Pool(
+        task,
+        volumes,
+        batch=plan.batch,
+        crop=plan.crop,
+        size=plan.pool,
+        crops=plan.crops,
+        seed=plan.seed + 1,
+        first=course.lessons,
+        device=device,
+    )
     generator = torch.Generator().manual_seed(plan.seed + course.step)
     checks = [read(file, device) for file in sorted(volumes.glob("*.safetensors")) if int(file.stem) < VALIDATION]
     begun, sizes = time.perf_counter(), []
     try:
         while course.step < plan.steps:
             sizes.append(course.advance(*pool.draw(generator)))
+            course.lessons = max(0, pool.taken - plan.pool)
             if course.step % plan.every == 0 or course.step == plan.steps:
                 row = {"step": course.step, "seconds": round(time.perf_counter() - begun, 1), "loss": round(sum(sizes) / len(sizes), 5)}
                 row |= validate(task, course.average, checks)
@@ -177,6 +188,8 @@ class _Course:
 
     def __init__(self, task: Task, net: UNet3d, plan: Plan, device: str) -> None:
         self.task, self.plan, self.device, self.step = task, plan, device, 0
+        self.lessons = 0
+        """Number of the first lesson in memory."""
         self.net = net.to(device).train().requires_grad_(True)
         self.net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.average = task.network().to(device).eval().requires_grad_(False)
@@ -189,7 +202,7 @@ class _Course:
         self.net.load_state_dict(kept["net"])
         self.average.load_state_dict(kept["average"])
         self.optimiser.load_state_dict(kept["optimiser"])
-        self.step = int(kept["step"])
+        self.step, self.lessons = int(kept["step"]), int(kept.get("lessons", 0))
 
     def advance(self, channels: Tensor, target: Tensor, mask: Tensor) -> float:
         """Take one step on a batch and return its mean absolute error."""
@@ -214,7 +227,7 @@ class _Course:
         """Write all that `resume` needs, whole or not at all."""
         part = path.with_suffix(".part")
         states = {"net": self.net.state_dict(), "average": self.average.state_dict(), "optimiser": self.optimiser.state_dict()}
-        torch.save({**states, "step": self.step}, part)
+        torch.save({**states, "step": self.step, "lessons": self.lessons}, part)
         part.rename(path)
 
     def release(self, path: Path) -> None:
