@@ -202,8 +202,32 @@ def test_mask_too_thin_for_any_sphere(case):
 def test_knobs_that_must_be_above_zero(name, knob, data, case):
     given = (case.total,) if data == "field" else (case.total[None],)
     scan = (Scan((0.004,), 3.0),) if data == "phase" else ()
-    with pytest.raises(InputError, match=f"{knob} must be positive, got 0"):
+    with pytest.raises(InputError, match=f"{knob} must be (a )?positive.*, got 0"):
         load("background", name).function(*given, case.mask, case.grid, *scan, **{knob: 0.0})
+
+
+OUT_OF_RANGE = {
+    ("sharp", "radius"): (-1.0, math.nan, math.inf),
+    ("sharp", "threshold"): (-1.0, math.nan),
+    ("vsharp", "radius"): (-1.0, math.nan, math.inf),
+    ("vsharp", "radius_min"): (-1.0, math.nan, math.inf),
+    ("vsharp", "step"): (0.0, -1.0, math.nan, math.inf),
+    ("vsharp", "threshold"): (-1.0, math.nan),
+    ("resharp", "radius"): (-1.0, math.nan, math.inf),
+    ("resharp", "weight"): (0.0, -1.0, math.nan, math.inf),
+    ("ismv", "radius"): (-1.0, math.nan, math.inf),
+    ("ismv", "radius_min"): (-1.0, math.nan, math.inf),
+    ("lbv", "peel"): (-1.0, math.nan, math.inf),
+    ("joint", "weight"): (0.0, -1.0, math.nan, math.inf),
+    ("joint", "rim"): (0.0, -1.0, math.nan),
+    ("joint", "model_error"): (-1.0, math.nan, math.inf),
+}
+
+
+@pytest.mark.parametrize(("name", "knob", "wrong"), [(*key, wrong) for key, values in OUT_OF_RANGE.items() for wrong in values])
+def test_knobs_out_of_range_are_refused(name, knob, wrong, case):
+    with pytest.raises(InputError, match=f"{knob} must be .*positive.*, got {wrong}"):
+        load("background", name).function(case.total, case.mask, case.grid, **{knob: wrong})
 
 
 def test_vsharp_with_a_largest_sphere_below_its_smallest_is_that_with_the_smallest_alone(case):

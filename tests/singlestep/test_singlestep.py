@@ -172,6 +172,16 @@ def test_a_rim_without_any_susceptibility_is_refused(invert, case):
         invert(case.field, case.mask, case.grid, case.noise, rim=0.0)
 
 
+WRONG = dict.fromkeys(("weight", "curvature", "outside", "model_error"), (-1.0, torch.nan, torch.inf)) | {"rim": (-1.0, torch.nan)}
+KNOBS = [(name, knob, wrong) for name in METHODS for knob in WRONG if knob in load("singlestep", name).knobs for wrong in WRONG[knob]]
+
+
+@pytest.mark.parametrize(("name", "knob", "wrong"), KNOBS)
+def test_knobs_out_of_range_are_refused(name, knob, wrong, case):
+    with pytest.raises(InputError, match=f"{knob} must be .*positive.*, got {wrong}"):
+        load("singlestep", name).function(case.field, case.mask, case.grid, case.noise, **{knob: wrong})
+
+
 def test_zero_gives_zero(invert, case):
     assert invert(torch.zeros_like(case.field), case.mask, case.grid).abs().max() == 0
 

@@ -48,7 +48,7 @@ def smallest(
     InputError
         The weight is not positive.
     """
-    if weight <= 0:
+    if not 0 < weight < math.inf:
         raise InputError(f"weight must be positive, got {weight}. Give 0.01 to give up next to nothing.")
     share, fits = spheres
     damp = weight * (0.1 * (2 * math.pi * radius / WAVELENGTH) ** 2) ** 2

@@ -11,6 +11,7 @@ from paradia.errors import MaskError
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.operators.smv import TIE, even_spectrum, sphere
+from paradia.sources.knobs import check_not_negative
 
 SINGLE = 2**15
 """Voxels in a sphere up to which a transform in single precision counts them without an error near one half."""
@@ -25,8 +26,15 @@ class Spheres(NamedTuple):
     """Voxels around which the whole sphere lies in the mask."""
 
 
-def least_radius(voxel_size: tuple[float, float, float], radius: float) -> float:
-    """Return the radius, mm, or that of the smallest sphere with a neighbour on each side, whichever is larger."""
+def least_radius(voxel_size: tuple[float, float, float], radius: float, name: str = "radius") -> float:
+    """Return the radius, mm, or that of the smallest sphere with a neighbour on each side, whichever is larger.
+
+    Raises
+    ------
+    InputError
+        The radius is negative or no number.
+    """
+    check_not_negative(**{name: radius})
     return max(radius, 1.5 * max(voxel_size))
 
 

@@ -10,6 +10,7 @@ from paradia.background._spheres import least_radius, reached, spheres
 from paradia.fft import Window, each
 from paradia.grid import Grid
 from paradia.sources.inside import check_numbers, within
+from paradia.sources.knobs import check_not_negative
 from paradia.types import Callback, Image, LocalField, Mask
 
 CITE = "10.1002/mrm.24998"
@@ -62,6 +63,8 @@ def ismv(
 
     Raises
     ------
+    InputError
+        A radius that is negative or no number.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -81,7 +84,8 @@ def ismv(
     ----------
     Wen Y, Zhou D, Liu T, Spincemaille P, Wang Y. Magn Reson Med 2014;72:1065-1071. doi:10.1002/mrm.24998.
     """
-    small = least_radius(grid.voxel_size, radius_min)
+    check_not_negative(radius=radius)
+    small = least_radius(grid.voxel_size, radius_min, "radius_min")
     large = max(radius, small)
     window = Window.around(mask, grid, large, total_field=total_field)
     check_numbers(mask, total_field=total_field)

@@ -10,6 +10,7 @@ from paradia.grid import Grid
 from paradia.sources.doubt import doubt
 from paradia.sources.fit import MODEL_ERROR, RIM, USUAL, WEIGHT
 from paradia.sources.inside import check_numbers, within
+from paradia.sources.knobs import check_not_negative, check_positive
 from paradia.sources.split import MARGIN, Effort, Split, structured
 from paradia.types import Callback, Image, LocalField, Mask, Volume
 
@@ -82,7 +83,7 @@ def joint(
     Raises
     ------
     InputError
-        The rim is not positive.
+        A weight or a rim that is not positive, or a negative model error.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -101,6 +102,8 @@ def joint(
     Liu Z, Kee Y, Zhou D, Wang Y, Spincemaille P. Magn Reson Med 2017;78:303-315. doi:10.1002/mrm.26331.
     Candès EJ, Wakin MB, Boyd SP. J Fourier Anal Appl 2008;14:877-905. doi:10.1007/s00041-008-9045-x.
     """
+    check_positive(weight=weight)
+    check_not_negative(model_error=model_error)
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
     check_numbers(mask, total_field=total_field, noise=noise)
     known = None if noise is None else window.take(noise).to(total_field)

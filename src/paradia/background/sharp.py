@@ -8,6 +8,7 @@ from paradia.background._spheres import least_radius, spheres
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.sources.inside import check_numbers, within
+from paradia.sources.knobs import check_not_negative
 from paradia.types import Image, LocalField, Mask
 
 CITE = "10.1016/j.neuroimage.2010.10.070"
@@ -47,6 +48,8 @@ def sharp(
 
     Raises
     ------
+    InputError
+        A radius or a threshold that is negative or no number.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -63,6 +66,7 @@ def sharp(
     ----------
     Schweser F, Deistung A, Lehr BW, Reichenbach JR. NeuroImage 2011;54:2789-2807. doi:10.1016/j.neuroimage.2010.10.070.
     """
+    check_not_negative(threshold=threshold)
     radius = least_radius(grid.voxel_size, radius)
     window = Window.around(mask, grid, radius, total_field=total_field)
     check_numbers(mask, total_field=total_field)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from paradia.background._spheres import least_radius
-from paradia.errors import InputError, MaskError
+from paradia.errors import MaskError
 from paradia.fft import Window, irfftn, rfftn, times
 from paradia.grid import Grid
 from paradia.operators.smv import even_spectrum, reach, sphere
 from paradia.sources.inside import check_numbers, depth, within
+from paradia.sources.knobs import check_not_negative, check_positive
 from paradia.types import Image, LocalField, Mask
 
 CITE = "10.1016/j.neuroimage.2010.10.070"
@@ -62,7 +63,7 @@ def vsharp(
     Raises
     ------
     InputError
-        The radii do not grow.
+        The radii do not grow, or a radius or a threshold is negative or no number.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -75,9 +76,9 @@ def vsharp(
     Schweser F, Deistung A, Lehr BW, Reichenbach JR. NeuroImage 2011;54:2789-2807. doi:10.1016/j.neuroimage.2010.10.070.
     Wu B, Li W, Guidon A, Liu C. Magn Reson Med 2012;67:137-147. doi:10.1002/mrm.23000.
     """
-    if step <= 0:
-        raise InputError(f"step must be positive, got {step} mm. A voxel's length is usual.")
-    least = least_radius(grid.voxel_size, radius_min)
+    check_positive(step=step)
+    check_not_negative(radius=radius, threshold=threshold)
+    least = least_radius(grid.voxel_size, radius_min, "radius_min")
     radius = max(radius, least)
     window = Window.around(mask, grid, radius, total_field=total_field)
     check_numbers(mask, total_field=total_field)

@@ -9,6 +9,7 @@ from paradia.errors import GeometryError, InputError
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.sources.inside import check_numbers
+from paradia.sources.knobs import check_positive as check_positive
 
 STRONGEST = 2 / 3
 """Largest :math:`|D|`."""
@@ -19,13 +20,6 @@ def framed(local_field: Tensor, mask: Tensor, grid: Grid, margin: float, **image
     window = Window.around(mask, grid, margin, local_field=local_field, **images)
     check_numbers(mask, local_field=local_field)
     return window
-
-
-def check_positive(**knobs: float) -> None:
-    """Refuse knobs that are zero, negative or no number."""
-    for name, value in knobs.items():
-        if not 0 < value < float("inf"):
-            raise InputError(f"{name} must be a positive number, got {value}. Leave it out for its default.")
 
 
 def check_threshold(threshold: float) -> None:

@@ -6,6 +6,7 @@ from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.singlestep._invert import invert
 from paradia.sources.inside import check_numbers
+from paradia.sources.knobs import check_not_negative, check_positive
 from paradia.sources.slopes import GeneralisedVariation, edges
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, Image, Mask, Volume
@@ -80,7 +81,7 @@ def tgv(
     Raises
     ------
     InputError
-        The rim is not positive.
+        A weight, a curvature, a deviation outside or in the rim that is not positive, or a negative model error.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -100,6 +101,8 @@ def tgv(
     Langkammer C, Bredies K, Poser BA, et al. NeuroImage 2015;111:622-630. doi:10.1016/j.neuroimage.2015.02.041.
     Bredies K, Kunisch K, Pock T. SIAM J Imaging Sci 2010;3:492-526. doi:10.1137/090769521.
     """
+    check_positive(weight=weight, curvature=curvature, outside=outside)
+    check_not_negative(model_error=model_error)
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
     check_numbers(mask, total_field=total_field, noise=noise)
     inside = [edge.to(total_field) for edge in edges(window.mask)]

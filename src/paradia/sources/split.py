@@ -67,7 +67,7 @@ class Split:
     """
 
     def __init__(self, window: Window, deviation: Tensor, rim: float, outside: float = OUTSIDE) -> None:
-        if rim <= 0:
+        if not rim > 0:
             raise InputError(f"rim must be positive, got {rim} ppm. 0.02 to 0.1 are usual.")
         self.mask = window.mask
         root = Weighting(self.mask, deviation).to(deviation).weights
