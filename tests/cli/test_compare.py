@@ -114,7 +114,15 @@ def test_other_maps_and_whole_protocols(command, files, tmp_path):
         (("--methods", "inversion=tkd:treshold=1"), "no knob 'treshold'"),
         (("--methods", "inversion=tkd:threshold=high"), "inversion.threshold must be a number"),
         (("--methods", "inversion=tkd", "--map", "ch"), "there is no map 'ch' to compare"),
-        (("--methods", "inversion=tkd", "--map", "r2star"), "tkd gives no r2star"),
+        (("--methods", "inversion=tkd", "--map", "r2star"), "methods of inversion cannot be compared: r2star does not depend on it"),
+        (("--protocols", "consensus", "--map", "r2star"), "consensus gives no r2star"),
+        (("--methods", "inversion=tkd", "background=vsharp,pdf"), "methods of background cannot be compared: the local field is given"),
+        (("--methods", "mask=bet,quality"), "methods of mask cannot be compared: the mask is given, and none would be run"),
+        (("--methods", "inversion=tkd", "--flip-sign"), "--flip-sign say how phase is to be read, and a field is given"),
+        (("--methods", "inversion=tkd", "--phase-units", "rad"), "--phase-units and"),
+        (("--methods", "inversion=tkd", "--b0", "3"), "Give both --echo-times and --b0, or neither"),
+        (("--protocols", "fast", "--set", "inversion.threshold=0.2"), "--protocols are run as they are"),
+        (("--protocols", "fast", "--protocol", "learned"), "--protocols are run as they are"),
     ],
 )
 def test_what_cannot_be_compared_is_said(words, says, command, field, tmp_path):
@@ -130,6 +138,8 @@ def test_a_beginning_is_needed_and_only_one(command, files, tmp_path):
     two = ("--local-field", files["local_field"], "--total-field", files["total_field"], "--mask", files["mask"])
     assert "region means need a --truth" in command("compare", tmp_path, *both, *two[:2], *two[4:], "--labels", files["region"]).err
     assert "give one beginning" in command("compare", tmp_path, *both, *two).err
+    phase = ("--magnitude", files["magnitude"], "--phase", files["phase"], *TIMES)
+    assert "--noise belongs to a field" in command("compare", tmp_path, *both, *phase, "--noise", files["noise"]).err
 
 
 def test_names_say_what_is_particular():

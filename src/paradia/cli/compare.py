@@ -28,7 +28,7 @@ from paradia.io.derivatives import OUTPUTS, save_map
 from paradia.io.loose import from_files
 from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
 from paradia.io.sidecar import direction, sidecar_of
-from paradia.pipeline.compare import Comparison, table, variants
+from paradia.pipeline.compare import Comparison, check_asked, table, variants
 from paradia.pipeline.compare import compare as run_all
 from paradia.pipeline.protocol import DEFAULT, Protocol
 from paradia.pipeline.store import Store
@@ -132,6 +132,7 @@ def compare(
     stated = {"echo_times": echo_times, "b0": b0, "b0_dir": b0_dir}
     told = {"phase_units": phase_units, "flip_sign": flip_sign}
     board, first, oriented = _begin({name: path for name, path in fields.items() if path}, magnitude, phase, stated, told)
+    check_asked(methods or (), candidates, board, map)
     true, regions = _volume(truth, first), _volume(labels, first)
     with open_output(out), Progress() as progress:
 
@@ -152,6 +153,8 @@ def compare(
 
 
 def _candidates(methods: list[str] | None, protocols: list[str] | None, base: str, settings: list[str] | None) -> dict[str, Protocol]:
+    if protocols and not methods and (settings or base != DEFAULT):
+        raise InputError("--protocol and --set are for what --methods exchanges, and --protocols are run as they are. Leave them out.")
     found = variants(Protocol.load(base).turned(settings or ()), methods or ())
     for name in protocols or ():
         loaded = Protocol.load(name)
@@ -168,9 +171,15 @@ def _begin(
     if not {"total_field", "local_field"} & fields.keys():
         if not phase:
             raise InputError("there is nothing to work on. Give --magnitude and --phase, or --total-field or --local-field with --mask.")
+        if "noise" in fields:
+            raise InputError("--noise belongs to a field, and a run that begins with the phase finds its own. Leave it out.")
         return _scan(magnitude, phase, fields.get("mask"), stated | told)
     if phase or {"total_field", "local_field"} <= fields.keys():
         raise InputError("give one beginning: the phase, the total field or the local field.")
+    if told["phase_units"] is not None or told["flip_sign"]:
+        raise InputError("--phase-units and --flip-sign say how phase is to be read, and a field is given. Leave them out.")
+    if (stated["echo_times"] is None) != (stated["b0"] is None):
+        raise InputError("beside a field, echo times and field strength are used together. Give both --echo-times and --b0, or neither.")
     return _field(fields, magnitude, stated)
 
 

@@ -23,10 +23,11 @@ from paradia.registry import STAGES, methods, stage
 from paradia.sources.inside import within
 
 BEFORE = {
+    "mask": ("mask",),
     "total_field": ("combine", "mask", "unwrap", "fieldmap"),
     "local_field": ("combine", "mask", "unwrap", "fieldmap", "background"),
 }
-"""Stages that are done where a field is given."""
+"""Stages that are done where these data are given."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,29 @@ def variants(base: Protocol, choices: Sequence[str]) -> dict[str, Protocol]:
             protocol = _exchanged(protocol, name, word)
         found[" + ".join(combination)] = protocol
     return found | {word: _single(base, word) for word in apart}
+
+
+def check_asked(choices: Sequence[str], candidates: Mapping[str, Protocol], board: Mapping[str, Any], map: str) -> None:
+    """Check that what is exchanged is run at all: maps are named after it.
+
+    Parameters
+    ----------
+    choices, candidates
+        What `variants` was given, and what it gave.
+    board, map
+        As `compare` takes them.
+
+    Raises
+    ------
+    InputError
+        A stage whose result is given, or on which the map does not depend.
+    """
+    run = {step.stage for protocol in candidates.values() for step in _trimmed(protocol, board, map).steps}
+    for name in dict.fromkeys(_choice(choice)[0] for choice in choices):
+        if name not in run:
+            given = next((field for field, stages in BEFORE.items() if field in board and name in stages), None)
+            why = f"{map} does not depend on it" if given is None else f"the {given.replace('_', ' ')} is given"
+            raise InputError(f"methods of {name} cannot be compared: {why}, and none would be run. Leave {name} out, or give other data.")
 
 
 def compare(
@@ -239,7 +263,7 @@ def _step(name: str, method: str) -> Step:
 
 def _trimmed(protocol: Protocol, board: Mapping[str, Any], map: str) -> Protocol:
     """Leave out the steps whose results are given, those that nothing asks for, and those after the map."""
-    done = {name for field, names in BEFORE.items() if field in board for name in names}
+    done = _done(board)
     steps = [step for step in protocol.steps if step.stage not in done]
     makers = [place for place, step in enumerate(steps) if map in step.loaded.gives]
     if not makers:
@@ -248,6 +272,11 @@ def _trimmed(protocol: Protocol, board: Mapping[str, Any], map: str) -> Protocol
     asked = {name for step in steps for name in step.loaded.takes} | {map}
     steps = [step for step in steps if not STAGES[step.stage].optional or set(step.loaded.gives) & asked]
     return replace(protocol, steps=tuple(steps))
+
+
+def _done(board: Mapping[str, Any]) -> set[str]:
+    """Return the stages whose results are given."""
+    return {name for field, names in BEFORE.items() if field in board for name in names}
 
 
 def _shared(rows: Sequence[tuple[Step, ...]]) -> set[str]:
