@@ -128,6 +128,11 @@ def test_turning_knobs():
     assert protocol.steps[-2].settings["threshold"] == 0.25
     other = Protocol.load("fast").turned(["inversion.method=tv"])
     assert [s.method for s in other.steps if s.stage == "inversion"] == ["tv"]
+    for settings in (["inversion.weight=0.9", "inversion.method=tv"], ["inversion.method = tv", "inversion.weight=0.9"]):
+        turned = next(s for s in Protocol.load("fast").turned(settings).steps if s.stage == "inversion")
+        assert (turned.method, turned.knobs) == ("tv", {"weight": 0.9})
+    with pytest.raises(UnknownKnobError, match="threshold"):  # a knob of the method that goes
+        Protocol.load("fast").turned(["inversion.threshold=0.2", "inversion.method=tv"])
 
 
 @pytest.mark.parametrize(

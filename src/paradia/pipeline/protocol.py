@@ -99,7 +99,8 @@ class Protocol:
     def turned(self, settings: Iterable[str]) -> Protocol:
         """Return the protocol with knobs turned, each given as ``stage.knob=value`` or ``stage.method=name``.
 
-        Of several tables of a stage the first that has the knob is meant; ``stage.method.knob=value`` names another.
+        Of several tables of a stage the first that has the knob is meant; ``stage.method.knob=value`` names another. Methods are exchanged
+        first, wherever that is said, so that knobs are those of the new ones.
 
         Raises
         ------
@@ -109,7 +110,7 @@ class Protocol:
             A stage, a method or a knob that the protocol does not have.
         """
         protocol = self
-        for setting in settings:
+        for setting in sorted(settings, key=lambda setting: not setting.partition("=")[0].rstrip().endswith(".method")):
             target, equals, value = setting.partition("=")
             stage, dot, knob = target.partition(".")
             if not (equals and dot and knob):
