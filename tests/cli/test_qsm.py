@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import nibabel as nib
 import numpy as np
@@ -71,6 +72,22 @@ def test_a_mask_of_the_users_own_replaces_the_mask_stage(files, small, command, 
     told = command("qsm", files["magnitude"], files["phase"], tmp_path / "out", "--mask", files["mask"], *TIMES, *B0, *FAST)
     assert told.status == 0, told.err
     np.testing.assert_array_equal(nib.load(tmp_path / "out" / "mask.nii.gz").get_fdata() > 0, small.mask)
+
+
+def test_maps_that_an_earlier_run_left_are_named(files, small, command, tmp_path, brief):
+    call = ("qsm", files["magnitude"], files["phase"], tmp_path, *TIMES, *B0)
+    assert command(*call, *FAST).status == 0
+    assert "Maps of an earlier run" not in command(*call, *FAST).err
+    save(tmp_path / "swi.nii.gz", small.mask, small.affine)  # somebody's own: there is no sidecar
+    (tmp_path / "own.toml").write_text('[mask]\nmethod = "quality"\n[unwrap]\nmethod = "romeo"\n[fieldmap]\nmethod = "linear"\n')
+    told = command(*call, "--protocol", tmp_path / "own.toml")
+    assert told.status == 0, told.err
+    said = re.sub(r"\s+", " ", told.err)
+    assert "Maps of an earlier run are still there, and were not made by this one: localfield.nii.gz, Chimap" in said
+    assert "T2starmap.nii.gz" in said
+    assert " fieldmap.nii.gz" not in said
+    assert "swi" not in said
+    assert "Maps of an earlier run" in (tmp_path / "provenance.json").read_text()
 
 
 def test_a_mask_in_the_output_folder_is_not_overwritten(files, small, command, tmp_path, brief):

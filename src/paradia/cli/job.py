@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from paradia.errors import InputError
 from paradia.io.acquisition import Acquisition, load_mask
 from paradia.io.derivatives import map_path, write_map, write_provenance
 from paradia.io.hashing import fingerprints
+from paradia.io.sidecar import stem
 from paradia.metrics.quality import judge
 from paradia.pipeline.execute import Outcome, Progress, execute
 from paradia.pipeline.protocol import Protocol
@@ -95,11 +98,12 @@ def process(acquisition: Acquisition, job: Job, progress: Progress | None = None
         log.info("%s: %s", title, note)
     store = Store(job.out / WORK / "steps")
     outcome = execute(job.protocol, board, store, device=job.device, progress=_noted(title, progress))
-    for message in outcome.messages:
-        log.warning("%s: %s", title, message)
     maps = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in outcome.maps.items()}
     if "r2star" in maps:
         maps["t2star"] = torch.where(maps["r2star"] > 0, 1 / maps["r2star"].clamp_min(1e-3), 0.0)
+    outcome.messages += _left_behind(acquisition, job.out, maps)
+    for message in outcome.messages:
+        log.warning("%s: %s", title, message)
     for name in WRITTEN:
         if name in maps:
             write_map(job.out, acquisition.name, name, maps[name], acquisition.affine, sidecar(name, acquisition, outcome, maps))
@@ -130,6 +134,15 @@ def _check_inputs_stay(acquisition: Acquisition, out: Path) -> None:
         path = map_path(out, acquisition.name, name)
         if path.resolve() in inputs:
             raise InputError(f"the input {path} would be overwritten. Give another output folder.")
+
+
+def _left_behind(acquisition: Acquisition, out: Path, maps: Mapping[str, Any]) -> list[str]:
+    """Name the maps of an earlier run that this one does not make: they look as if they belonged to it."""
+    there = [map_path(out, acquisition.name, name) for name in WRITTEN if name not in maps]
+    old = [path.name for path in there if path.is_file() and path.with_name(f"{stem(path)}.json").is_file()]
+    if not old:
+        return []
+    return [f"Maps of an earlier run are still there, and were not made by this one: {', '.join(old)}. Remove them where they mislead."]
 
 
 def _noted(title: str, progress: Progress | None) -> Progress:
