@@ -45,6 +45,24 @@ def test_without_values_the_sweep_is_around_the_default(call, tmp_path):
     assert "max_iter" in told.err, "warnings of the method are told"
 
 
+def test_values_beyond_the_range_of_the_knob_are_left_out(call, tmp_path):
+    """Around the default, or as stated: of a threshold no more than the strength of the dipole."""
+    told = call("--out", tmp_path / "out", "--knob", "threshold", "--refine", "0")
+    assert told.status == 0, told.err
+    rows = list(csv.DictReader((tmp_path / "out" / "tune.csv").read_text().splitlines()))
+    assert 5 <= len(rows) < 11
+    assert max(float(row["threshold"]) for row in rows) <= 2 / 3
+    assert "tkd does not take threshold = " in told.err
+    assert "left out of the sweep: threshold must lie between 0 and 2/3" in told.err
+    told = call("--out", tmp_path / "few", "--knob", "threshold", "--values", "0.1:3:6")
+    assert told.status == 2
+    assert "only 3 of 6 values can be run, and a curve needs 5. threshold must lie between" in told.err
+    told = call("--out", tmp_path / "none", "--knob", "threshold", "--values", "1:3:6")
+    assert told.status == 2
+    assert "threshold must lie between" in told.err
+    assert not (tmp_path / "few").exists()
+
+
 def test_help_has_the_knobs_of_the_method_and_its_own(command):
     told = command("tune", "inversion", "tv", "--help")
     assert told.status == 0
@@ -98,6 +116,6 @@ def test_a_place_that_cannot_be_written_is_told_before_the_sweep(call, tmp_path)
 def test_values():
     assert sweep_values("1e-4:1e-2:3") == [1e-4, 1e-3, 1e-2]
     assert sweep_values("1,2.5,3") == [1, 2.5, 3]
-    for wrong in ("", "a:b:c", "1;2", "1:10:2.5"):
+    for wrong in ("", "a:b:c", "1;2", "1:10:2.5", "-1:1:9", "0:1:9", "nan:1:9"):
         with pytest.raises(InputError, match="FIRST:LAST:COUNT"):
             sweep_values(wrong)

@@ -112,6 +112,8 @@ def sweep_values(text: str) -> list[float]:
     try:
         if ":" in text:
             first, last, count = text.split(":")
+            if not (float(first) > 0 and float(last) > 0):
+                raise ValueError(text)  # it has no logarithm
             return [float(f"{v:.4g}") for v in np.geomspace(float(first), float(last), int(count))]
         return [float(word) for word in text.split(",")]
     except ValueError as error:

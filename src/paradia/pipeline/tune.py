@@ -116,7 +116,7 @@ def tune(
     knob
         Name of the weight.
     values
-        Where to sweep it, positive; at least five.
+        Where to sweep it, positive; at least five. Those that the method refuses, beyond the range of the knob, are left out.
     norm
         1 measures roughness by :math:`\|\nabla\chi\|_1`, 2 by :math:`\|\nabla\chi\|_2`.
     refine
@@ -142,6 +142,7 @@ def tune(
     if refine < 0:
         raise InputError(f"refine must be zero or more, got {refine}. 0 runs the method at the values of the sweep alone.")
     told: list[str] = []
+    refused: dict[float, InputError] = {}
     samples: list[Sample] = []
     sweep: list[Sample] = []
     waiting, total = sorted({float(v) for v in values}), len({float(v) for v in values})
@@ -150,7 +151,11 @@ def tune(
         for value in waiting:
             if progress:
                 progress(len(samples), total, value)
-            samples.append(_run(step, board, knob, value, measure, keep, told))
+            try:
+                samples.append(_run(step, board, knob, value, measure, keep, told))
+            except InputError as error:
+                refused[value] = error
+        _check_left(samples, refused)
         samples.sort(key=lambda sample: sample.value)
         sweep = sweep or list(samples)
         curve, choices = judge(sweep, samples, measure.noise is not None)
@@ -161,6 +166,9 @@ def tune(
     alike = {re.sub(r"[\d.e+-]+", "#", text): text for text in reversed(told)}  # the same sentence with other numbers
     count = Counter(re.sub(r"[\d.e+-]+", "#", text) for text in told)
     messages = tuple(f"{count[key]} of {len(samples)} runs, such as: {text}" for key, text in alike.items())
+    if refused:
+        beyond = ", ".join(f"{value:.3g}" for value in sorted(refused))
+        messages += (f"{step.method} does not take {knob} = {beyond}, which was left out of the sweep: {next(iter(refused.values()))}",)
     return Tuned(step, knob, tuple(samples), curve, choices, measure.noise is not None, messages)
 
 
@@ -182,6 +190,18 @@ def check(step: Step, knob: str, values: Sequence[float]) -> None:
     distinct = {float(v) for v in values}
     if len(distinct) < LEAST or min(distinct) <= 0 or not all(map(math.isfinite, distinct)):
         raise InputError(f"a sweep needs at least {LEAST} different positive values, got {', '.join(f'{v:g}' for v in values)}.")
+
+
+def _check_left(samples: Sequence[Sample], refused: Mapping[float, InputError]) -> None:
+    """Raise what a method refused values with, where too few are left for a curve."""
+    if not refused or len(samples) >= LEAST:
+        return
+    error = next(iter(refused.values()))
+    if not samples:
+        raise error
+    raise InputError(
+        f"only {len(samples)} of {len(samples) + len(refused)} values can be run, and a curve needs {LEAST}. {error}"
+    ) from error
 
 
 def _same(value: float, other: float) -> bool:
