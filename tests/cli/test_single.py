@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from paradia.cli.app import ELSEWHERE
+from paradia.cli.inputs import TIMES_ALONE
 from paradia.io.derivatives import NUMBERS
 from paradia.registry import STAGES, load, methods
 
@@ -163,6 +164,19 @@ def test_relaxometry_needs_no_phase(command, files, tmp_path):
     out = tmp_path / "r2star.nii.gz"
     assert command("relaxometry", "arlo", out, "--magnitude", files["magnitude"], "--mask", files["mask"], *TIMES).status == 0
     assert out.is_file()
+
+
+@pytest.mark.parametrize(("stage", "method"), sorted(TIMES_ALONE))
+def test_the_field_strength_is_asked_for_only_where_it_counts(stage, method, command, files, tmp_path):
+    loaded, maps = load(stage, method), []
+    data = [word for name in loaded.takes if name in files for word in (f"--{name}", files[name])]
+    for more in ((), ("--b0", "7"), ("--b0", "1.5")):
+        out = tmp_path / "out.nii"
+        told = command(stage, method.replace("_", "-"), out, *data, "--echo-times", *TIMES[1:4], *more)
+        assert told.status == 0, told.err
+        maps.append(nib.load(out).get_fdata())
+    np.testing.assert_array_equal(maps[0], maps[1])
+    np.testing.assert_array_equal(maps[0], maps[2])
 
 
 def test_direction_of_b0_comes_from_the_sidecar_of_a_map(command, files, small, tmp_path):

@@ -103,13 +103,17 @@ def test_a_frequency_that_does_not_fit_is_not_used(frequency):
     scan, (note,) = scan_from([{"EchoTime": 0.004, "MagneticFieldStrength": 3, "ImagingFrequency": frequency}], "m", 1)
     assert scan.b0 == 3
     assert "does not fit" in note
+    assert ("this looks like Hz" in note) == (frequency > 1e6)
 
 
 @pytest.mark.parametrize(
     ("sidecars", "says"),
     [
         ([{}, {}], "field strength of m is not known.*--b0"),
-        ([{"ImagingFrequency": 123e6}, {}], "not known"),
+        (
+            [{"ImagingFrequency": 123e6}, {}],
+            r"not known.*1\.23e\+08 is none\. It belongs there in MHz; this looks like Hz\. Add",
+        ),
         ([{"MagneticFieldStrength": 3}, {"MagneticFieldStrength": 7}], "different MagneticFieldStrength: 3 and 7"),
         ([{"MagneticFieldStrength": "3T"}, {}], "must be a number, got '3T'"),
         ([{"MagneticFieldStrength": 30000}, {}], "in tesla"),

@@ -163,6 +163,8 @@ def test_coverage_volume_saturation_snr(board):
     assert inputs.mask_volume(mask, GRID) == pytest.approx(4 / 3 * math.pi * 36**3 / 1000, rel=0.02)
     assert inputs.cut(mask) == 0
     assert inputs.cut(mask[:, :, 22:]) > 0.95
+    assert inputs.cut(mask[:, :, 22:23]) == 1
+    assert inputs.cut(mask[:, :, 22:23] & False) == 0
     clipped = board["magnitude"].clamp_max(100.5)
     assert inputs.saturation(board["magnitude"]) == pytest.approx(1 / board["magnitude"].numel())
     assert inputs.saturation(clipped) == pytest.approx(0.309, abs=0.01)

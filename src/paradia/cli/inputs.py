@@ -30,6 +30,16 @@ GEOMETRY = ("grid", "scan")
 """Data that are not images."""
 
 
+TIMES_ALONE = frozenset(
+    {
+        *(("mask", name) for name in ("combined", "quality")),
+        *(("unwrap", name) for name in ("best_path", "romeo", "spun")),
+        *(("relaxometry", name) for name in ("arlo", "nonlinear", "r2_epg", "r2_two_echo")),
+    }
+)
+"""Methods that ask for the scan because of its echo times; they need no field strength."""
+
+
 def images_of(method: Method) -> list[str]:
     """List what is read from files; images of coils come as magnitude and phase."""
     names = [*RAW, *method.takes] if COILS in method.takes else [*method.takes]
@@ -115,10 +125,13 @@ def _coils(method: Method, given: dict[str, Any]) -> Coils:
 
 
 def _acquisition(method: Method, given: dict[str, Any]) -> Acquisition:
+    stated = _stated(given)
+    if (method.stage, method.name) in TIMES_ALONE and stated["b0"] is None:
+        stated["b0"] = 3.0  # it means nothing
     return from_files(
         given.get("magnitude"),
         given.get("phase"),
-        **_stated(given),
+        **stated,
         mask=given.get("mask"),
         need_phase="phase" in method.needs,
         need_scan="scan" in method.takes,

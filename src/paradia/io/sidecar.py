@@ -180,9 +180,11 @@ def _field_strength(sidecars: Sequence[Mapping[str, Any]], label: str, *, stated
     nominal = _agreed(sidecars, "MagneticFieldStrength", label, 1e-3)
     frequency = _agreed(sidecars, "ImagingFrequency", label, 1e-3)
     exact = None if frequency is None else frequency * 1e6 / GAMMA_BAR
+    hertz = " It belongs there in MHz; this looks like Hz." if frequency is not None and 0.01 <= frequency / GAMMA_BAR <= 30 else ""
     if nominal is None and (exact is None or not 0.01 <= exact <= 30):
         raise MetadataError(
-            f"the field strength of {label} is not known: no sidecar gives MagneticFieldStrength. "
+            f"the field strength of {label} is not known: no sidecar gives MagneticFieldStrength"
+            f"{f', and ImagingFrequency {frequency:g} is none.{hertz}' if frequency is not None else '.'} "
             f"Add it in tesla{', or state --b0' if stated else ''}."
         )
     if exact is None:
@@ -191,7 +193,7 @@ def _field_strength(sidecars: Sequence[Mapping[str, Any]], label: str, *, stated
         return exact, f"The field strength is {exact:.4f} T, from ImagingFrequency {frequency:.6f} MHz."
     return nominal, (
         f"The field strength is {nominal:g} T, from MagneticFieldStrength; "
-        f"ImagingFrequency {frequency:g} MHz does not fit it and was not used."
+        f"ImagingFrequency {frequency:g} MHz does not fit it and was not used.{hertz}"
     )
 
 

@@ -40,13 +40,12 @@ def cut(mask: Mask) -> float:
     Returns
     -------
     float
-        0: the mask lies inside the volume. Towards 1: a slab, beyond which there are sources that were not measured.
+        0: the mask lies inside the volume. Towards 1: a slab, or a single slice, beyond which there are sources that were not measured.
     """
     worst = 0.0
     for axis in range(3):
         areas = mask.sum(dim=[a for a in range(3) if a != axis])
-        if len(areas) > 1:
-            worst = max(worst, float(max(areas[:2].max(), areas[-2:].max()) / areas.max().clamp_min(1)))
+        worst = max(worst, float(max(areas[:2].max(), areas[-2:].max()) / areas.max().clamp_min(1)))
     return worst
 
 
