@@ -101,7 +101,7 @@ def field_noise(prepared: Prepared, left: Tensor, offset: Tensor, *, free_offset
     if spare(weight, parameters).any():
         sigma, misfit = from_residuals(left, weight, parameters, phase)
         sigma = sigma * torch.where(misfit > MISFIT, misfit.sqrt(), 1.0)
-    else:  # the echo with most signal, with its offset: less that of its own voxel, it would be no noisier than the field
+    else:  # an echo as measured: less the offset of its own voxel it would hold the noise of the field, not that of an echo
         first = int(weight.sum((1, 2, 3)).argmax())
         sigma = from_differences(phase[first] + offset, weight[first])
     information = (weight * times.square()).sum(0)
