@@ -232,6 +232,8 @@ def test_masks_come_from_derivatives(root, tmp_path):
     inside[2, 2, 2] = 0  # as Paradia writes them: of the three, the one without desc is the brain
     nib.save(nib.Nifti1Image(inside, AFFINE), folder / "sub-01_ses-1_acq-x_mask.nii.gz")
     assert int(bids.load(bids.find(root, masks=masks)[0]).mask.sum()) == 26
+    with pytest.raises(MaskError, match="should hold one _mask"):  # of regions none is the plain one
+        bids.find_mask(bids.find(root)[0], masks, brain=False)
     nib.save(nib.Nifti1Image(inside, AFFINE), folder / "sub-01_ses-1_mask.nii.gz")
     with pytest.raises(MaskError, match="found sub-01_ses-1_.*mask.nii.gz, sub-01_ses-1_.*mask.nii.gz"):
         bids.load(bids.find(root, masks=masks)[0])

@@ -193,7 +193,7 @@ def _one(entry: bids.Entry, job: Job, reading: dict[str, Any], progress: Progres
     regions = reading.get("regions")
     reading = {name: value for name, value in reading.items() if name != "regions"}
     try:
-        region = None if regions is None else bids.find_mask(entry, regions)
+        region = None if regions is None else bids.find_mask(entry, regions, brain=False)
         report, outcome = process(bids.load(entry, **reading), job, progress, region=region)
     except ParadiaError as error:
         failure = str(error)

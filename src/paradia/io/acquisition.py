@@ -129,9 +129,11 @@ def _least(values: NDArray[np.float32]) -> float:
 
 def lost_planes(volumes: Volumes, what: str) -> tuple[str, ...]:
     """Return a sentence on planes that hold nothing but zeros, between others that hold something: slices that were lost."""
-    said = []
-    for axis, name in enumerate(("first", "second", "third")):
-        there = (volumes.data != 0).any(axis=tuple({1, 2, 3} - {axis + 1}))
+    said, rows = [], []
+    for volume in volumes.data:  # one at a time: there may be hundreds, of many coils
+        filled = volume != 0
+        rows.append([filled.any(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)])
+    for name, there in zip(("first", "second", "third"), map(np.stack, zip(*rows, strict=True)), strict=True):
         begun, going_on = (np.logical_or.accumulate(side, axis=1) for side in (there, there[:, ::-1]))
         planes = (~there & begun & going_on[:, ::-1]).any(axis=0)
         if planes.any():

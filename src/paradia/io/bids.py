@@ -184,8 +184,17 @@ def _check_once(entry: Entry) -> None:
                 raise InputError(f"{entry.name} has echo {echo} of the {part} more than once: {', '.join(twice)}. Remove all but one.")
 
 
-def find_mask(entry: Entry, masks: Path) -> Path:
-    """Find the user's mask of an acquisition in a folder of derivatives; of several, the one without ``desc`` is meant.
+def find_mask(entry: Entry, masks: Path, *, brain: bool = True) -> Path:
+    """Find the user's mask of an acquisition in a folder of derivatives.
+
+    Parameters
+    ----------
+    entry
+        The acquisition.
+    masks
+        The folder.
+    brain
+        Whether the brain is meant, and not a region: of several masks it is the one without ``desc``.
 
     Raises
     ------
@@ -201,7 +210,7 @@ def find_mask(entry: Entry, masks: Path) -> Path:
         if same and stem(row).endswith("_mask") and row.name.endswith(IMAGES):
             fitting.append(row)
     plain = [path for path in fitting if "desc" not in entities_of(path)]
-    if len(fitting) > 1 and len(plain) == 1:
+    if brain and len(plain) == 1:
         return plain[0]
     if len(fitting) != 1:
         found = ", ".join(p.name for p in fitting) or "none"
