@@ -218,6 +218,8 @@ OUT_OF_RANGE = {
     ("ismv", "radius"): (-1.0, math.nan, math.inf),
     ("ismv", "radius_min"): (-1.0, math.nan, math.inf),
     ("lbv", "peel"): (-1.0, math.nan, math.inf),
+    ("pdf", "margin"): (-1.0, math.nan, math.inf),
+    ("pdf", "model_error"): (-1.0, math.nan, math.inf),
     ("joint", "weight"): (0.0, -1.0, math.nan, math.inf),
     ("joint", "rim"): (0.0, -1.0, math.nan),
     ("joint", "model_error"): (-1.0, math.nan, math.inf),

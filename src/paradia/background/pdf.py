@@ -11,6 +11,7 @@ from paradia.operators.dipole import Dipole
 from paradia.operators.weighting import Weighting, known_noise
 from paradia.solvers.lsmr import lsmr
 from paradia.sources.inside import check_numbers, within
+from paradia.sources.knobs import check_not_negative
 from paradia.types import Callback, Image, LocalField, Mask, Volume
 
 CITE = "10.1002/nbm.1670"
@@ -62,6 +63,8 @@ def pdf(
 
     Raises
     ------
+    InputError
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -78,6 +81,7 @@ def pdf(
     ----------
     Liu T, Khalidov I, de Rochefort L, et al. NMR Biomed 2011;24:1129-1136. doi:10.1002/nbm.1670.
     """
+    check_not_negative(model_error=model_error, margin=margin)
     window = Window.around(mask, grid, margin, total_field=total_field, noise=noise)
     check_numbers(mask, total_field=total_field)
     dipole = Dipole(window.grid).to(total_field)

@@ -114,10 +114,10 @@ class Frame:
         noise = max(float(told), self.noise, 1e-3 * size)
         return Scale(size, noise, self.rate(noise, float(inside.abs().max())), self.window.grid.voxel_volume ** (1 / 3))
 
-    def constant(self, residual: Tensor) -> Tensor:
-        """Return the weighted mean of a residual: a field may be off by a constant, of which a background removal leaves a few ppb."""
-        share = self.weights.square()
-        return (share * residual).sum() / share.sum()
+    def lean(self, dual: Tensor) -> Tensor:
+        """Return the mean of a dual over the voxels that count: zero where a constant of the field explains what it can."""
+        counts = self.weights > 0
+        return (dual * counts).sum() / counts.sum()
 
     def rate(self, noise: float, largest: float) -> float:
         """Return the phase that one ppm stands for: that of the scan, or what `PHASE_NOISE` and `LARGEST_PHASE` make of it."""
@@ -144,7 +144,10 @@ class Frame:
 
 
 class Data:
-    r"""The term :math:`\ell(D\chi + b - f)` for `admm`, with a constant b as it serves each χ; only the dual is kept.
+    r"""The term :math:`\ell(D\chi + b - f)` for `admm`; only the dual is kept, and the constant b, which follows it.
+
+    A field may be off by a constant, of which background removals leave a few parts per billion. It serves best where the duals sum to
+    nothing, whatever :math:`\ell` forgives.
 
     Parameters
     ----------
@@ -157,24 +160,28 @@ class Data:
         changed between steps.
     coupling
         :math:`c`.
+    constant
+        :math:`b` to begin with, ppm; that which the median of the field asks for without it.
     """
 
-    def __init__(self, frame: Frame, field: Tensor, force: Force, coupling: float) -> None:
+    def __init__(self, frame: Frame, field: Tensor, force: Force, coupling: float, constant: Tensor | None = None) -> None:
         self.frame, self.field, self.force, self.coupling = frame, field, force, coupling
         self.dual = torch.zeros_like(field)
+        self.constant = field.detach()[frame.weights > 0].median() if constant is None else constant
+        """:math:`b`, ppm."""
         self.look: Callable[[Tensor], None] | None = None
         """Shown every residual, before the step."""
 
     def __call__(self, chi: Tensor) -> Tensor:
         """Move the dual to a χ and return the pull on the next."""
-        target = irfftn(times(chi, self.frame.dipole), self.field.shape).sub_(self.field)
-        constant = self.frame.constant(target)
-        target.sub_(constant)
+        field = self.field - self.constant
+        target = irfftn(times(chi, self.frame.dipole), field.shape).sub_(field)
         if self.look is not None:
             self.look(target)
         target.add_(self.dual)
         self.dual = self.force(target)
-        target.sub_(self.dual, alpha=2).add_(self.field).add_(constant)
+        target.sub_(self.dual, alpha=2).add_(field)
+        self.constant = self.constant - self.frame.lean(self.dual)
         return rfftn(target).mul_(self.frame.dipole).mul_(self.coupling)
 
 
@@ -216,12 +223,13 @@ def split(
     return admm(lambda pull: pull.mul_(inverse), (data, smoothness), start, max_iter=max_iter, tol=tol, callback=callback, change=change)
 
 
-def opened(frame: Frame, field: Tensor, scale: Scale, variation: Variation, weight: float = OPENING_WEIGHT) -> Tensor:
-    """Return the spectrum of a χ for absolute residuals to begin with, near the one that squared residuals lead to."""
+def opened(frame: Frame, field: Tensor, scale: Scale, variation: Variation, weight: float = OPENING_WEIGHT) -> tuple[Tensor, Tensor]:
+    """Return the spectrum of a χ for absolute residuals to begin with, near the one that squared residuals lead to, and the constant."""
     rho = weight * scale.penalty / scale.slope
     data = Data(frame, field, quadratic(frame.weights.square(), OPENING_COUPLING), OPENING_COUPLING)
     term = smooth(frame, variation.step, rho)
-    return split(frame, data, term, rho, frame.zero(field), max_iter=OPENING, tol=0.0, callback=None).x
+    chi = split(frame, data, term, rho, frame.zero(field), max_iter=OPENING, tol=0.0, callback=None).x
+    return chi, data.constant
 
 
 def change(now: Tensor, before: Tensor) -> float:

@@ -41,8 +41,8 @@ def fansi(
     b\,\Delta\|\mathcal E p\|_1` (``tgv``). :math:`F` is the standard deviation of the field; :math:`\sigma` that of
     its noise, as the field itself tells where χ cannot show or as the noise map says, whichever is larger;
     :math:`\Delta` the geometric mean of a voxel's edges.
-    No slope across the mask's border counts (``tv``): beyond it nobody knows χ. A constant of the field, the weighted mean of
-    what χ leaves of it, costs nothing: background removals leave one.
+    No slope across the mask's border counts (``tv``): beyond it nobody knows χ. A constant of the field is
+    free: background removals leave one.
 
     Parameters
     ----------

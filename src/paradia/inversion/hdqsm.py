@@ -40,8 +40,8 @@ def hdqsm(
     w\,\Delta\sigma^{3/2}F^{-1/2}\|\nabla\chi\|_1`, both by ADMM. :math:`F` is the standard deviation of the field;
     :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the noise map says,
     whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges.
-    No slope across the mask's border counts: beyond it nobody knows χ. A constant of the field, the weighted mean of
-    what χ leaves of it, costs nothing: background removals leave one.
+    No slope across the mask's border counts: beyond it nobody knows χ. A constant of the field is
+    free: background removals leave one.
 
     Parameters
     ----------
@@ -92,16 +92,16 @@ def hdqsm(
         scale = frame.scale(field)
         slope = scale.slope
         variation = frame.variation(field, slope)  # its dual, a share of the limit, serves all steps
-        start = opened(frame, field, scale, variation, weight)
+        start, constant = opened(frame, field, scale, variation, weight)
         coupling, rho = COUPLINGS[0] / scale.noise, first_weight * scale.share / slope
-        data = Data(frame, field, absolute(frame.weights, coupling), coupling)
+        data = Data(frame, field, absolute(frame.weights, coupling), coupling, constant)
         term = smooth(frame, variation.step, rho)
         first = split(frame, data, term, rho, start, max_iter=FIRST_STEP, tol=0.0, callback=None).x
-        wrong = irfftn(times(first.detach(), frame.dipole), field.shape).sub_(field.detach())
-        wrong = wrong.sub_(frame.constant(wrong)).abs_().mul_(frame.weights > 0)
+        left = irfftn(times(first.detach(), frame.dipole), field.shape).sub_(field.detach()).add_(data.constant.detach())
+        wrong = left.abs_().mul_(frame.weights > 0)
         trust = 1 - wrong / wrong.max().clamp_min(1e-3 * scale.noise)
         coupling, rho = COUPLINGS[1], weight * scale.penalty / slope
-        data = Data(frame, field, quadratic((trust * frame.weights).square(), coupling), coupling)
+        data = Data(frame, field, quadratic((trust * frame.weights).square(), coupling), coupling, data.constant)
         term = smooth(frame, variation.step, rho)
         return split(frame, data, term, rho, first, max_iter=max_iter, tol=tol, callback=callback).warn("hdqsm").x
 

@@ -35,8 +35,8 @@ def l1(
     turns of the phase cost nothing. :math:`F` is the standard deviation of the field; :math:`\sigma` that of its
     noise, as the field itself tells where χ cannot show or as the noise map says, whichever is larger; :math:`\Delta`
     the geometric mean of a voxel's edges.
-    No slope across the mask's border counts: beyond it nobody knows χ. A constant of the field, the weighted mean of
-    what χ leaves of it, costs nothing: background removals leave one.
+    No slope across the mask's border counts: beyond it nobody knows χ. A constant of the field is
+    free: background removals leave one.
 
     Parameters
     ----------
@@ -93,9 +93,9 @@ def l1(
         scale = frame.scale(field)
         coupling, slope = COUPLING / scale.noise, scale.slope
         rho = weight * scale.share / slope
-        data = Data(frame, field, phase_absolute(frame.weights, coupling, scale.phase), coupling)
         variation = frame.variation(field, slope)  # its dual, a share of the limit, serves the opening as well
-        start = opened(frame, field, scale, variation)
+        start, constant = opened(frame, field, scale, variation)
+        data = Data(frame, field, phase_absolute(frame.weights, coupling, scale.phase), coupling, constant)
         term = smooth(frame, variation.step, rho)
         solution = split(frame, data, term, rho, start, max_iter=max_iter, tol=tol, callback=callback)
         return solution.warn("l1").x

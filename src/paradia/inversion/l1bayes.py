@@ -10,6 +10,7 @@ from paradia.fft import Window, each, irfftn, rfftn, times
 from paradia.grid import Grid
 from paradia.inversion._inputs import check_positive, check_reach, checked_echoes, framed
 from paradia.inversion._region import region
+from paradia.inversion._splitting import change
 from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
 from paradia.operators.gradient import Gradient
@@ -123,7 +124,7 @@ def l1bayes(
     window = framed(local_field, mask, grid, max(MARGIN, 3 * reach), noise=noise)
     magnitude = checked_echoes(magnitude, mask, grid)
     weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights.square_()
-    first = None if magnitude is None else _from_magnitude(window.take(magnitude.square().mean(0).sqrt()).to(local_field), window)
+    first = None if magnitude is None else _from_magnitude(window.take(magnitude.to(local_field).square().mean(0).sqrt()), window)
 
     def invert(field: Tensor) -> Tensor:
         if not field.detach().any():
@@ -138,7 +139,7 @@ def l1bayes(
         chi = rfftn(torch.zeros_like(field))
         for left in reversed(range(rounds)):
             splitting.expect(prior)
-            solution = admm(splitting.solve, splitting.terms, chi, max_iter=max_iter, tol=0.0, callback=told)
+            solution = admm(splitting.solve, splitting.terms, chi, max_iter=max_iter, tol=0.0, callback=told, change=change)
             chi, done = solution.x, done + solution.iterations
             if left:
                 prior = _from_chi(irfftn(chi.detach(), field.shape), window)

@@ -56,8 +56,8 @@ def medi(
     the magnitude and across the border of the mask, beyond which nobody knows χ, and one elsewhere. Voxels whose residual
     is beyond six standard deviations lose weight while it runs (MERIT). :math:`F` is the standard deviation of the field;
     :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the noise map says, whichever is
-    larger; :math:`\Delta` the geometric mean of a voxel's edges. A constant of the field, the weighted mean of what χ leaves of it,
-    costs nothing: background removals leave one.
+    larger; :math:`\Delta` the geometric mean of a voxel's edges. A constant of the field is free: background removals leave
+    one.
 
     Parameters
     ----------

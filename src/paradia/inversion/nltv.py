@@ -42,8 +42,8 @@ def nltv(
     adding up their heights and so takes away the damping of the plain variation. :math:`F` is the standard deviation
     of the field; :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the noise map
     says, whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges.
-    No slope across the mask's border counts: beyond it nobody knows χ. A constant of the field, the weighted mean of
-    what χ leaves of it, costs nothing: background removals leave one.
+    No slope across the mask's border counts: beyond it nobody knows χ. A constant of the field is
+    free: background removals leave one.
 
     Parameters
     ----------

@@ -34,8 +34,8 @@ def tv(
     Minimises :math:`\frac12\|W(D\chi - f)\|^2 + w\,\Delta\sigma^{3/2}F^{-1/2}\|\nabla\chi\|_1`. :math:`F` is the standard
     deviation of the field; :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the
     noise map says, whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges.
-    No slope across the mask's border counts: beyond it nobody knows χ. A constant of the field, the weighted mean of
-    what χ leaves of it, costs nothing: background removals leave one.
+    No slope across the mask's border counts: beyond it nobody knows χ. A constant of the field is
+    free: background removals leave one.
 
     The data count inside the mask only, by their noise, so that what the field would be outside, which nobody
     measured, does not pull on χ. Both :math:`\nabla\chi` and :math:`D\chi` are split off; an iteration takes two pairs of

@@ -43,8 +43,7 @@ def whqsm(
     Minimises :math:`\frac{1}{2s^2}\|W(e^{is(D\chi + h)} - e^{isf})\|^2 + w\,\Delta\sigma^{3/2}F^{-1/2}\|\nabla\chi\|_1
     + \frac{\beta}{2}\|\Delta^2 M\nabla^2 h\|^2` over χ and :math:`h` by ADMM; :math:`M` is the mask. :math:`F` is the
     standard deviation of the field; :math:`\sigma` that of its noise, as the field itself tells where χ cannot show
-    or as the noise map says, whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges. A constant of the field, the
-    weighted mean of what both leave of it, costs nothing.
+    or as the noise map says, whichever is larger; :math:`\Delta` the geometric mean of a voxel's edges. A constant of the field is free.
 
     Parameters
     ----------
@@ -117,15 +116,15 @@ def whqsm(
 
 def _data(frame: Frame, field: Tensor, force: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Return the term of the data, which χ and h explain together."""
-    dual = torch.zeros_like(field)
+    dual, constant = torch.zeros_like(field), field.detach()[frame.weights > 0].median()
 
     def term(both: Tensor) -> Tensor:
-        nonlocal dual
-        target = irfftn(torch.addcmul(both[1], frame.dipole, both[0]), field.shape).sub_(field)
-        constant = frame.constant(target)
-        target.sub_(constant).add_(dual)
+        nonlocal dual, constant
+        seen = field - constant
+        target = irfftn(torch.addcmul(both[1], frame.dipole, both[0]), field.shape).sub_(seen).add_(dual)
         dual = force(target)
-        pull = rfftn(target.sub_(dual, alpha=2).add_(field).add_(constant)).mul_(COUPLING)
+        constant = constant - frame.lean(dual)
+        pull = rfftn(target.sub_(dual, alpha=2).add_(seen)).mul_(COUPLING)
         return torch.stack([times(pull, frame.dipole), pull])
 
     return term

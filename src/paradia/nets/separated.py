@@ -12,7 +12,7 @@ from torch import Tensor
 from paradia.nets.familiar import novelty
 from paradia.nets.features import FIELD, gain, loudness, squash
 from paradia.nets.unet import UNet3d
-from paradia.nets.unrolled import FLOOR, LEAST, centred, unit_of
+from paradia.nets.unrolled import FLOOR, LEAST, centred, evened, unit_of
 from paradia.nets.windows import ask
 from paradia.operators.dipole import Dipole
 from paradia.solvers.cg import cg
@@ -94,7 +94,8 @@ def separable(
     chi = centred(chi, mask)
     whole = rate[mask].square().mean().sqrt() / (sum(dr) / 2)
     scale = unit_of(chi, mask).maximum(LEAST * whole)
-    field, rate, rate_noise, noise = (torch.where(mask, image, 0.0) for image in (field, rate, rate_noise, noise))
+    field = evened(field, chi, mask, noise, dipole)
+    rate, rate_noise, noise = (torch.where(mask, image, 0.0) for image in (rate, rate_noise, noise))
     return Separable(field, chi, zero, rate, rate_noise, noise, mask, dipole, scale, *dr, b0)
 
 

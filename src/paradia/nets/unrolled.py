@@ -76,9 +76,14 @@ def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Gri
         The start with a mean of zero in the mask.
     """
     dipole, chi = Dipole(grid).to(field), centred(start, mask)
-    constant = (field - dipole(chi))[mask & noise.isfinite()].mean().nan_to_num()  # a background removal leaves one, of a few ppb
-    inside, loud = (torch.where(mask, image, 0.0) for image in (field - constant, noise))
+    inside, loud = evened(field, chi, mask, noise, dipole), torch.where(mask, noise, 0.0)
     return Problem(inside, mask, loud, dipole, unit_of(start, mask)), chi
+
+
+def evened(field: Tensor, chi: Tensor, mask: Tensor, noise: Tensor, dipole: Dipole) -> Tensor:
+    """Take what χ leaves of a field in the mean off it, where its noise is known: a background removal leaves a constant of a few ppb."""
+    left = (field - dipole(chi))[mask & noise.isfinite()]
+    return torch.where(mask, field - left.mean() if len(left) else field, 0.0)
 
 
 def unit_of(start: Tensor, mask: Tensor) -> Tensor:

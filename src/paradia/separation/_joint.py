@@ -24,6 +24,9 @@ from paradia.types import Callback
 MARGIN = 15.0
 """Distance between the mask and its periodic copies, mm."""
 
+LIFTS, LEVEL = 4, 2e-3
+"""How often the lift that holds the mean is set anew at most, and how far off the mean may be, as a share of the root mean square."""
+
 TINY = torch.finfo(torch.float32).tiny
 
 Pair = tuple[Tensor, Tensor]
@@ -139,9 +142,13 @@ class Voxels:
             pull = weight * (chi + offset)
             right_p.add_(pull)
             right_n.sub_(pull)
-        p, n = (source.mul_(self.mask) for source in solve(self.a, self.b, self.c, right_p.add_(self.lift), right_n.sub_(self.lift)))
-        self.difference = p - n
-        self.lift += self.stiffness * (self.level - float(self.difference.sum() / self.mask.sum()))
+        for _ in range(LIFTS):
+            p, n = (source.mul_(self.mask) for source in solve(self.a, self.b, self.c, right_p + self.lift, right_n - self.lift))
+            self.difference = p - n
+            off = self.level - float(self.difference.sum() / self.mask.sum())
+            self.lift += self.stiffness * off
+            if abs(off) <= LEVEL * float(self.difference.square().sum() / self.mask.sum()) ** 0.5:
+                break
         return p, n
 
 
@@ -161,8 +168,9 @@ def joint(
     their difference and their sum, :math:`(2\mu D^2 + \rho L + \nu)\hat q` and :math:`(\rho L + \nu)\hat t`, so that an iteration takes
     three pairs of transforms and two divisions. The sources given back keep the signs and the mask exactly.
 
-    An even shift of χ in the mask makes a field that sources outside could make as well, so that no background removal keeps it. Its
-    share of the field is left free, and the mean of :math:`p - n` is held by the voxels' terms.
+    An even shift of χ in the mask makes a field that sources outside could make as well, so that no background removal keeps it, and a
+    constant is what background removals leave. Both shares of the field are left free, and the mean of :math:`p - n` is held by the
+    voxels' terms.
     """
     shape = frame.field.shape
     dipole = Dipole(frame.window.grid).to(frame.field).kernel
@@ -171,8 +179,7 @@ def joint(
     for_sum = base.reciprocal()
     stencil = base - couplings.voxel
     shrink = frame.weights / (frame.weights + couplings.field)
-    heavy = frame.weights * frame.even
-    heavy /= (heavy * frame.even).sum().clamp_min(TINY)
+    nobodys = _apart(frame.weights, frame.even, frame.window.mask.to(frame.even))
     terms = None if limit is None else (Slopes(frame.window.grid, limit, frame.field), Slopes(frame.window.grid, limit, frame.field))
     dual, dual_p, dual_n = (torch.zeros_like(frame.field) for _ in range(3))
     p, n = voxels(dual_p, dual_n)
@@ -181,7 +188,9 @@ def joint(
     while relative > tol and iteration < max_iter:
         iteration += 1
         made = irfftn(times(difference, dipole), shape)
-        field = torch.add(frame.field, frame.even, alpha=float((heavy * (made - frame.field)).sum()))
+        field, left = frame.field.clone(), made - frame.field
+        for heavy, pattern in nobodys:
+            field.add_(pattern, alpha=float((heavy * left).sum()))
         target = made.sub_(field).add_(dual)
         dual = target * shrink
         pull = rfftn(target.sub_(dual, alpha=2).add_(field)).mul_(dipole).mul_(2 * couplings.field)
@@ -204,6 +213,17 @@ def joint(
         if callback is not None:
             callback(iteration, relative)
     return (p, n), Solution(p, iteration, relative, relative <= tol)
+
+
+def _apart(weights: Tensor, first: Tensor, second: Tensor) -> list[Pair]:
+    """Return, for two fields made orthogonal under weights, what tells their share of a third, and the fields."""
+    found: list[Pair] = []
+    for field in (first, second):
+        for heavy, other in found:
+            field = field - other * (heavy * field).sum()
+        heavy = weights * field
+        found.append((heavy / (heavy * field).sum().clamp_min(TINY), field))
+    return found
 
 
 def _change(now: Pair, before: Pair) -> float:
