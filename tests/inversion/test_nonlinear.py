@@ -78,6 +78,23 @@ def test_whole_turns_cost_nothing(kind):
     torch.testing.assert_close(force(residual + 2 * math.pi / 20), force(residual), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["quadratic", "absolute"])
+def test_the_constant_is_where_the_duals_sum_to_nothing(kind):
+    """Not at the median of the field, which is where it begins."""
+    _, field, mask = blocks()
+    frame = Frame.around(field + 0.01 * mask, mask, GRID, None)
+    inside = frame.window.take(field + 0.01 * mask)
+    scale = frame.scale(inside)
+    coupling, weight = (0.2, 0.11 * scale.penalty) if kind == "quadratic" else (0.3 / scale.noise, 0.075 * scale.share)
+    data = _splitting.Data(frame, inside, getattr(_splitting, kind)(frame.weights, coupling), coupling)
+    begun, rho = float(data.constant), weight / scale.slope
+    term = _splitting.smooth(frame, frame.variation(inside, scale.slope).step, rho)
+    _splitting.split(frame, data, term, rho, frame.zero(inside), max_iter=200, tol=0.0, callback=None)
+    assert abs(float(frame.lean(data.dual))) < 0.01 * float(data.dual.abs().mean())
+    assert float(data.constant) == pytest.approx(0.01, abs=0.001)
+    assert abs(float(data.constant) - begun) > 1e-4
+
+
 class Terms:
     """The parts of the functionals in double precision, corners rounded by a hair so that they can be descended."""
 

@@ -147,6 +147,7 @@ def test_validation_volumes_are_never_drawn(folder, monkeypatch):
     assert set(mask.unique().tolist()) <= {0.0, 1.0}
     assert len(drawn) > 8
     assert min(drawn) >= 1000
+    assert len(set(drawn)) > 1  # each lesson draws its own
 
 
 def test_an_empty_folder_is_said(tmp_path):
