@@ -111,6 +111,18 @@ def test_a_constant_of_the_field_is_no_source(name, case):
     assert float((apart - apart.mean()).norm() / chi[case.mask].norm()) < 0.02
 
 
+@pytest.mark.filterwarnings("ignore::paradia.errors.ConvergenceWarning")  # of what is next to nothing
+@pytest.mark.parametrize("name", FREE)
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_field_that_is_a_constant_has_no_source(name, alone, case):
+    """In the whole mask, or in one of a single voxel."""
+    mask = torch.zeros_like(case.mask)
+    mask[20, 20, 20] = True
+    mask = mask if alone else case.mask
+    chi = load("inversion", name).function(0.01 * mask, mask, case.grid)
+    assert chi.abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("unknown", [torch.nan, torch.inf, 0.0])
 @pytest.mark.parametrize("name", ["tv", "l1", "hdqsm", "medi", "whqsm"])
 def test_unknown_noise_tells_no_level(name, unknown, case):

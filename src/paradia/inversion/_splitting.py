@@ -167,7 +167,7 @@ class Data:
     def __init__(self, frame: Frame, field: Tensor, force: Force, coupling: float, constant: Tensor | None = None) -> None:
         self.frame, self.field, self.force, self.coupling = frame, field, force, coupling
         self.dual = torch.zeros_like(field)
-        self.constant = field.detach()[frame.weights > 0].median() if constant is None else constant
+        self.constant = field[frame.weights > 0].median() if constant is None else constant
         """:math:`b`, ppm."""
         self.look: Callable[[Tensor], None] | None = None
         """Shown every residual, before the step."""

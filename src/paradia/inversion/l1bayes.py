@@ -199,7 +199,7 @@ class _Splitting:
 def _from_chi(chi: Tensor, window: Window) -> Tensor:
     """Expect an edge where χ, smoothed, has one."""
     slopes = Gradient(window.grid, periodic=True)(smooth(chi * window.mask)).abs_()
-    return _prior(slopes / slopes[:, window.mask].mean(), window.mask)
+    return _prior(slopes / slopes[:, window.mask].mean().clamp_min(torch.finfo(slopes.dtype).tiny), window.mask)  # a flat χ has none
 
 
 def _from_magnitude(magnitude: Tensor, window: Window) -> Tensor:

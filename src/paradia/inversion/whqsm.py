@@ -116,7 +116,7 @@ def whqsm(
 
 def _data(frame: Frame, field: Tensor, force: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Return the term of the data, which χ and h explain together."""
-    dual, constant = torch.zeros_like(field), field.detach()[frame.weights > 0].median()
+    dual, constant = torch.zeros_like(field), field[frame.weights > 0].median()
 
     def term(both: Tensor) -> Tensor:
         nonlocal dual, constant
