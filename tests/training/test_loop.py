@@ -115,7 +115,13 @@ def test_a_training_that_goes_on_sees_other_volumes_than_at_its_beginning(folder
     assert len(first) >= 4 + (40 - 4) // 2
     seen.clear()
     train(TOY, folder, tmp_path, Plan(steps=42, batch=1, crop=8, pool=4, crops=2, every=40), tell=str)
-    assert seen[0] == 4 + (40 - 4) // 2 - 4 + 1  # those that lay in memory, then new ones
+    begun = 4 + (40 - 4) // 2 - 4 + 1  # those that lay in memory, then new ones
+    assert seen[0] == begun
+    plan = Plan(steps=43, batch=1, crop=8, pool=12, crops=2, every=40)  # stopped before the pool is full
+    train(TOY, folder, tmp_path, plan, tell=str)
+    seen.clear()
+    train(TOY, folder, tmp_path, replace(plan, steps=44), tell=str)
+    assert seen[0] >= begun  # and does not go back to its beginning
 
 
 def test_an_interruption_keeps_what_was_learnt(folder, tmp_path, monkeypatch):

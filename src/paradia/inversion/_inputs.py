@@ -9,7 +9,6 @@ from paradia.errors import GeometryError, InputError
 from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.sources.inside import check_numbers
-from paradia.sources.knobs import check_positive as check_positive
 
 STRONGEST = 2 / 3
 """Largest :math:`|D|`."""

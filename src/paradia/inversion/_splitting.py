@@ -17,7 +17,7 @@ from paradia.inversion._inputs import framed
 from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
-from paradia.operators.weighting import Weighting, known_noise
+from paradia.operators.weighting import Weighting, typical_noise
 from paradia.scan import Scan
 from paradia.solvers._solution import Solution
 from paradia.solvers.admm import admm
@@ -95,9 +95,7 @@ class Frame:
         window = framed(local_field, mask, grid, MARGIN, noise=noise, **images)
         weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights
         kernels = (operator(window.grid).to(local_field).kernel for operator in (Dipole, Laplacian))
-        known = mask if noise is None else known_noise(noise, mask)
-        median = 0.0 if noise is None or not bool(known.any()) else float(noise[known].median())
-        return cls(window, weights, next(kernels), -next(kernels), median, scan)
+        return cls(window, weights, next(kernels), -next(kernels), typical_noise(noise, mask), scan)
 
     @cached_property
     def priced(self) -> list[Tensor]:

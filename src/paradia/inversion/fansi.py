@@ -9,9 +9,9 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.grid import Grid
 from paradia.inversion._generalised import GeneralisedVariation
-from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, phase_quadratic, smooth, split
 from paradia.scan import Scan
+from paradia.sources.knobs import check_positive
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.27073"

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from paradia.fft import irfftn, times
 from paradia.grid import Grid
-from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, absolute, opened, quadratic, smooth, split
+from paradia.sources.knobs import check_positive
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.29218"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from paradia.grid import Grid
-from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, opened, phase_absolute, smooth, split
 from paradia.scan import Scan
+from paradia.sources.knobs import check_positive
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.28957"

@@ -8,7 +8,7 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.fft import Window, each, irfftn, rfftn, times
 from paradia.grid import Grid
-from paradia.inversion._inputs import check_positive, check_reach, checked_echoes, framed
+from paradia.inversion._inputs import check_reach, checked_echoes, framed
 from paradia.inversion._region import region
 from paradia.inversion._splitting import change
 from paradia.inversion._variation import MARGIN, Variation
@@ -19,6 +19,7 @@ from paradia.operators.weighting import Weighting
 from paradia.solvers.admm import admm
 from paradia.sources.cone import level
 from paradia.sources.inside import within
+from paradia.sources.knobs import check_positive
 from paradia.sources.slopes import edges
 from paradia.sources.structure import smooth
 from paradia.types import Callback, Echoes, Image, Mask, Volume

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from paradia.errors import InputError
 from paradia.grid import Grid
-from paradia.inversion._inputs import check_positive, checked_echoes
+from paradia.inversion._inputs import checked_echoes
 from paradia.inversion._splitting import Data, Frame, phase_quadratic, smooth, split
 from paradia.scan import Scan
 from paradia.sources.fluid import ventricles
+from paradia.sources.knobs import check_positive
 from paradia.sources.slopes import spared
 from paradia.types import Callback, Echoes, Image, Mask, Volume
 

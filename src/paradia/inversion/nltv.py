@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from paradia.grid import Grid
-from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, quadratic, smooth, split
 from paradia.inversion._variation import Variation
+from paradia.sources.knobs import check_positive
 from paradia.sources.slopes import add_slope
 from paradia.types import Callback, Image, Mask, Volume
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from paradia.fft import each, half_counts, irfftn, rfftn
 from paradia.grid import Grid
-from paradia.inversion._inputs import check_positive, check_threshold, framed
+from paradia.inversion._inputs import check_threshold, framed
 from paradia.inversion._splitting import change
 from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
@@ -15,6 +15,7 @@ from paradia.operators.laplacian import Laplacian
 from paradia.solvers.admm import admm
 from paradia.solvers.lsmr import lsmr
 from paradia.sources.inside import within
+from paradia.sources.knobs import check_positive
 from paradia.types import Callback, Image, Mask
 
 CITE = "10.1016/j.neuroimage.2017.11.018"

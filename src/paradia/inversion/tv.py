@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from paradia.grid import Grid
-from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Data, Frame, quadratic, smooth, split
+from paradia.sources.knobs import check_positive
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.25029"

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from paradia.fft import irfftn, rfftn, times
 from paradia.grid import Grid
-from paradia.inversion._inputs import check_positive
 from paradia.inversion._splitting import Frame, change, phase_quadratic, smooth
 from paradia.inversion._variation import Variation
 from paradia.scan import Scan
 from paradia.solvers.admm import admm
+from paradia.sources.knobs import check_positive
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.27483"

@@ -50,6 +50,12 @@ def known_noise(noise: Volume, mask: Mask) -> Mask:
     return mask & (noise > 0) & noise.isfinite()
 
 
+def typical_noise(noise: Volume | None, mask: Mask) -> float:
+    """Return the median of the noise where it is known, zero where it is known nowhere."""
+    known = None if noise is None else noise[known_noise(noise, mask)]
+    return 0.0 if known is None or not len(known) else float(known.median())
+
+
 def certainty(noise: Volume, mask: Mask) -> Volume:
     """Return one over the noise, zero where it is unknown and outside the mask."""
     known = known_noise(noise, mask)

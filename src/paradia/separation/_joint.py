@@ -13,7 +13,7 @@ from paradia.fft import Window, irfftn, length, rfftn, times
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
-from paradia.operators.weighting import Weighting
+from paradia.operators.weighting import Weighting, typical_noise
 from paradia.separation._noise import doubt, field_noise
 from paradia.separation._slopes import Slopes
 from paradia.separation._voxel import solve
@@ -73,8 +73,7 @@ class Frame:
         f = torch.where(window.mask, f - even * ((even * f).sum() / (even * even * window.mask).sum().clamp_min(TINY)), 0.0)
         weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(f).weights.square()
         strength, level = field_noise(f, window.mask, window.grid)
-        if noise is not None:
-            level = max(level, float(noise[mask].median()))
+        level = max(level, typical_noise(noise, mask))
         error = doubt(total, window.mask)
         if rate_deviation is None:
             variance = torch.full_like(total, max(error, float(grain(total, window.mask))) ** 2)

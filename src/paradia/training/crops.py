@@ -57,15 +57,18 @@ class Pool:
     ) -> None:
         self._task, self._folder, self._device = task, folder, device
         self._batch, self._crop, self._size, self._crops = batch, crop, size, crops
-        self._seed, self._first = seed, first
-        self.taken = first
-        """Number of the lesson that comes in next."""
+        self._seed, self._first, self._taken = seed, first, first
         self._lessons: list[Lesson] = []
         self._drawn = 0
         self._ready: Queue[Lesson | BaseException] = Queue(AHEAD)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._fill, daemon=True)
         self._thread.start()
+
+    @property
+    def oldest(self) -> int:
+        """Number of the first lesson in memory: where a training that is taken up again goes on."""
+        return self._taken - len(self._lessons)
 
     def _fill(self) -> None:
         number = self._first
@@ -104,7 +107,7 @@ class Pool:
             if len(self._lessons) >= self._size:
                 self._lessons.pop(0)
             self._lessons.append(found)
-            self.taken += 1
+            self._taken += 1
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return channels, target in units of the answer, and mask of a batch of crops."""

@@ -166,7 +166,7 @@ def train(
     try:
         while course.step < plan.steps:
             sizes.append(course.advance(*pool.draw(generator)))
-            course.lessons = max(0, pool.taken - plan.pool)
+            course.lessons = pool.oldest
             if course.step % plan.every == 0 or course.step == plan.steps:
                 row = {"step": course.step, "seconds": round(time.perf_counter() - begun, 1), "loss": round(sum(sizes) / len(sizes), 5)}
                 row |= validate(task, course.average, checks)
