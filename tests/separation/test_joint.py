@@ -168,6 +168,14 @@ def error(source, truth, mask):
     return float((source - truth)[mask].norm() / truth[mask].norm())
 
 
+@pytest.mark.parametrize("unknown", [torch.nan, torch.inf, 0.0])
+def test_unknown_noise_tells_no_level(tiny, unknown):
+    field, rate, mask, grid = tiny
+    noise = torch.full(grid.shape, 0.05)
+    noise[:4] = unknown  # more than half of the mask
+    assert Frame.around(field, rate, mask, grid, DRS, noise).noise == pytest.approx(0.05)
+
+
 def test_a_constant_of_the_field_is_no_source(brain):
     """Background removals leave a part per billion or two; here 4."""
     _, _, field, rate, _, whole, grid, scan = brain
