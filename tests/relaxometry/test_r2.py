@@ -93,6 +93,45 @@ def test_rounded_echo_times_hardly_move_the_rate(case):
     assert float(((fit.r2 - rate).abs() / rate)[mask].quantile(0.99)) < 3e-3
 
 
+@pytest.mark.parametrize("seen", [range(9), range(1, 10), (0, 1, 3, 5, 7, 9), (0, 1, 2)], ids=["no last", "no first", "some", "three"])
+def test_an_echo_that_is_zero_in_a_voxel_is_left_out_there(seen, case, generator):
+    """As a fit of the other echoes alone, in these voxels and in no others."""
+    rate, degrees, height, mask = case
+    data = noisy(spin_echoes(rate, degrees, height, range(1, 11)), generator, 5.0)
+    part = data.clone()
+    part[[echo for echo in range(10) if echo not in seen], :6] = 0
+    got, whole = r2_epg(part, mask, TRAIN), r2_epg(data, mask, TRAIN)
+    alone = r2_epg(data[list(seen)], mask, Scan(tuple(TRAIN.echo_times[echo] for echo in seen)))
+    torch.testing.assert_close(got.r2[6:], whole.r2[6:], rtol=1e-3, atol=1e-3)
+    assert float((got.r2 - alone.r2)[:6][mask[:6]].abs().quantile(0.98)) < 0.1
+    if len(seen) > 3:
+        assert float((got.r2_noise / alone.r2_noise)[:6][mask[:6]].median()) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("rician", [False, True])
+def test_two_echoes_of_a_train_are_a_guess(rician, case):
+    rate, degrees, height, mask = case
+    data = spin_echoes(rate, degrees, height, range(1, 11))
+    data[2:, :6] = 0
+    got = r2_epg(data, mask, TRAIN, rician=rician)
+    torch.testing.assert_close(got.r2_noise[:6][mask[:6]], torch.full_like(got.r2_noise[:6][mask[:6]], 200 / 12**0.5))
+    assert not bool(got.r2[:6].any())
+
+
+def test_the_ratio_is_that_of_the_first_and_the_last_echo_measured(case):
+    rate, _, height, mask = case
+    scan = Scan((0.01, 0.03, 0.06, 0.1))
+    data = torch.stack([height * torch.exp(-t * rate) for t in scan.echo_times])
+    data[3, :6] = 0
+    data[0, 6:9] = 0
+    data[[0, 1, 3], 9] = 0
+    got = r2_two_echo(data, mask, scan)
+    torch.testing.assert_close(got.r2[:9], (rate * mask)[:9], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(r2_two_echo(data, mask, scan, skip=1).r2[6:9], (rate * mask)[6:9], rtol=1e-4, atol=1e-4)
+    assert not bool(got.r2[9].any())
+    torch.testing.assert_close(got.r2_noise[9][mask[9]], torch.full_like(got.r2_noise[9][mask[9]], 200 / 12**0.5))
+
+
 @pytest.mark.parametrize("degrees", [115.0, 145.0, 165.0])
 def test_stated_noise_is_the_spread_of_repeats(degrees, generator):
     """Monte Carlo: the standard deviation given is right within a tenth."""
@@ -119,12 +158,13 @@ def test_rician_fit_has_less_bias_where_echoes_are_weak(generator):
     assert mended < 0.5 * plain
 
 
+@pytest.mark.parametrize("scale", [1e-18, 1e-5, 1e12])
 @pytest.mark.parametrize("fit", [r2_epg, r2_two_echo])
-def test_scale_and_order_of_axes_make_no_difference(fit, case, generator):
+def test_scale_and_order_of_axes_make_no_difference(fit, scale, case, generator):
     rate, degrees, height, mask = case
     data = noisy(spin_echoes(rate, degrees, height, range(1, 11)), generator, 5.0)
     plain = fit(data, mask, TRAIN)
-    turned = fit(1e-5 * data.permute(0, 3, 1, 2).contiguous(), mask.permute(2, 0, 1).contiguous(), TRAIN)
+    turned = fit(scale * data.permute(0, 3, 1, 2).contiguous(), mask.permute(2, 0, 1).contiguous(), TRAIN)
     torch.testing.assert_close(turned.r2, plain.r2.permute(2, 0, 1), rtol=2e-3, atol=1e-2)
     torch.testing.assert_close(turned.r2_noise, plain.r2_noise.permute(2, 0, 1), rtol=1e-2, atol=1e-2)
 

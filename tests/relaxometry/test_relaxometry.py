@@ -17,6 +17,7 @@ from paradia.scan import Scan
 
 EVEN = Scan((0.004, 0.010, 0.016, 0.022, 0.028))
 STAR = [name for name in methods("relaxometry") if "r2star" in load("relaxometry", name).gives]
+FROM_ECHOES = [name for name in methods("relaxometry") if "magnitude" in load("relaxometry", name).needs]
 UNEVEN = Scan((0.004, 0.009, 0.0175, 0.024, 0.035))
 
 
@@ -64,14 +65,33 @@ def test_stated_noise_is_the_noise(name, scan, case, generator):
 
 
 @pytest.mark.parametrize("name", STAR)
-def test_does_not_care_for_scale_or_order_of_axes(name, case, generator):
+def test_stated_noise_is_the_noise_where_echoes_are_uneven_and_decays_fast(name, generator):
+    """What a closed form leaves beside noise, since it is not the least squares, is no noise."""
+    scan, shape = Scan((0.003, 0.0075, 0.010, 0.021, 0.033)), (21, 20, 19)
+    clean = decay(torch.full(shape, 150.0), 100.0, scan)
+    result = fit(name, noisy(clean, 0.5, generator), torch.ones(shape, dtype=torch.bool), scan)
+    assert float(result.r2star_noise.median() / result.r2star.std()) == pytest.approx(1, abs=0.06)
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e-6, 1e12])
+@pytest.mark.parametrize("name", STAR)
+def test_does_not_care_for_scale_or_order_of_axes(name, scale, case, generator):
     rate, height, mask = case
     data = noisy(decay(rate, height, EVEN), 5.0, generator)
     plain = fit(name, data, mask, EVEN)
-    scaled = fit(name, 1e-6 * data, mask, EVEN)
+    scaled = fit(name, scale * data, mask, EVEN)
     turned = fit(name, data.permute(0, 3, 1, 2).contiguous(), mask.permute(2, 0, 1).contiguous(), EVEN)
     torch.testing.assert_close(scaled.r2star, plain.r2star, rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(turned.r2star, plain.r2star.permute(2, 0, 1), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", FROM_ECHOES)
+def test_half_precision_is_fitted_in_single_precision(name, case, generator):
+    rate, height, mask = case
+    scan = Scan((0.01, 0.02, 0.03, 0.04, 0.05))
+    data = noisy(decay(rate, height, scan), 5.0, generator).half()
+    for got, want in zip(fit(name, data, mask, scan), fit(name, data.float(), mask, scan), strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", STAR)
@@ -97,7 +117,7 @@ def test_what_does_not_decay_gives_numbers_too(name, case):
         assert not bool(image[~mask].any())
 
 
-@pytest.mark.parametrize("name", [name for name in methods("relaxometry") if "magnitude" in load("relaxometry", name).needs])
+@pytest.mark.parametrize("name", FROM_ECHOES)
 def test_voxels_without_a_signal_are_a_guess_and_make_no_others_look_certain(name, generator):
     """Most of the mask lies beyond the field of view of these echoes."""
     scan, shape = Scan((0.01, 0.02, 0.03, 0.04, 0.05)), (14, 9, 12)

@@ -1,4 +1,4 @@
-"""What relaxation fits share: refusals, noise, and how a map is given back."""
+"""What relaxation fits share: refusals, what was measured, noise, and how a map is given back."""
 
 from __future__ import annotations
 
@@ -59,6 +59,40 @@ def check(name: str, magnitude: Tensor, mask: Tensor, scan: Scan, least: int, ma
         raise NonFiniteError(f"the magnitude is NaN or Inf at {broken} places inside the mask. Take those voxels out of the mask.")
     if not 0 < maximum < math.inf:  # it stands for rates that noise leaves open
         raise InputError(f"maximum must be a positive rate in 1/s, got {maximum}. 200 is usual of R2, 500 of R2*.")
+
+
+def signals(magnitude: Tensor, mask: Tensor) -> Tensor:
+    """Return the echoes of the voxels in the mask (echo, voxel), zero where an echo was not measured.
+
+    They come in a unit, a power of two of the one given, in which the largest is about one, so that squares neither vanish nor overflow,
+    and in single precision at least.
+    """
+    inside = magnitude[:, mask]
+    inside = inside.to(torch.promote_types(inside.dtype, torch.float32)).clamp_min(0)
+    return torch.ldexp(inside, -torch.frexp(inside.max()).exponent)
+
+
+def measured(signal: Tensor, unknowns: int) -> tuple[int, Tensor]:
+    """Return what noise is told from: how many echoes more than unknowns the most voxels have, and those voxels' first signal.
+
+    Parameters
+    ----------
+    signal
+        Magnitude of the voxels, 0 where an echo was not measured, shape (echo, voxel).
+    unknowns
+        How many a voxel has.
+
+    Returns
+    -------
+    int
+        Echoes less the unknowns.
+    Tensor
+        The first magnitude of these voxels, zero in others, shape (voxel,).
+    """
+    count = (signal > 0).sum(0)
+    most = int(count[count > 0].mode().values) if bool(count.any()) else len(signal)
+    first = signal.gather(0, (signal > 0).int().argmax(0, keepdim=True))[0]
+    return most - unknowns, torch.where(count == most, first, 0.0)
 
 
 def noise_level(squares: Tensor, freedom: int, signal: Tensor, mask: Tensor) -> Tensor:

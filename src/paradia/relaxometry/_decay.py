@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from paradia.relaxometry._checks import CHUNK, give, noise_level
+from paradia.relaxometry._checks import CHUNK, give, measured, noise_level, signals
 from paradia.scan import Scan
 from paradia.types import Callback, Decay
 
@@ -30,40 +30,19 @@ def fit(
 
     An echo without a signal in a voxel was not measured there, and is left out.
     """
-    signal = magnitude[:, mask].clamp_min(0)
+    signal = signals(magnitude, mask)
     there = signal > 0
     if not bool(there.all()):
         factor = there.to(signal) if factor is None else factor * there
     times = torch.tensor(scan.echo_times, dtype=signal.dtype, device=signal.device)[:, None]
     rate, information, squares = _fit(signal, times, factor, maximum, max_iter, tol, callback)
-    sigma = noise_level(squares, *measured(signal), mask)
+    sigma = noise_level(squares, *measured(signal, 2), mask)
     if rician:
         debiased = (signal.square() - sigma.square()).clamp_min(0).sqrt()
         rate, information, squares = _fit(debiased, times, factor, maximum, max_iter, tol, callback)
     known = there.sum(0) > 1
     noise = torch.where(known, sigma / information.clamp_min(TINY).sqrt(), torch.inf)
     return Decay(*give(rate * known, noise, mask, maximum))
-
-
-def measured(signal: Tensor) -> tuple[int, Tensor]:
-    """Return what noise is told from: how many echoes more than unknowns the most voxels have, and those voxels' first signal.
-
-    Parameters
-    ----------
-    signal
-        Magnitude of the voxels, 0 where an echo was not measured, shape (echo, voxel).
-
-    Returns
-    -------
-    int
-        Echoes less the height and the rate.
-    Tensor
-        The first magnitude of these voxels, zero in others, shape (voxel,).
-    """
-    count = (signal > 0).sum(0)
-    most = int(count[count > 0].mode().values) if bool(count.any()) else len(signal)
-    first = signal.gather(0, (signal > 0).int().argmax(0, keepdim=True))[0]
-    return most - 2, torch.where(count == most, first, 0.0)
 
 
 def _fit(
@@ -83,7 +62,7 @@ def _fit_part(
     rate = _logarithmic(signal, times, factor).clamp(0, maximum)
     bound = 1 / float(times[-1])
     for iteration in range(1, max_iter + 1):
-        decay, height, rest, information = _state(rate, signal, times, factor)
+        decay, height, rest, information = state(rate, signal, times, factor)
         step = -(rest * times * decay).sum(0) * height / information.clamp_min(TINY)
         step = torch.where(height > 0, step, 0).clamp(-bound, bound)
         new = (rate + step).clamp(0, maximum)
@@ -93,12 +72,24 @@ def _fit_part(
             callback(iteration, change)
         if change < tol:
             break
-    _, _, rest, information = _state(rate, signal, times, factor)
+    _, _, rest, information = state(rate, signal, times, factor)
     return rate, information, rest.square().sum(0)
 
 
-def _state(rate: Tensor, signal: Tensor, times: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the decay, its best height, what is left, and the information on the rate."""
+def state(rate: Tensor, signal: Tensor, times: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the decay with a rate, its best height, what is left of the signal, and the information on the rate.
+
+    Parameters
+    ----------
+    rate
+        1/s, shape (voxel,).
+    signal
+        Shape (echo, voxel).
+    times
+        Echo times, s, shape (echo, 1).
+    factor
+        By what each echo is weakened besides, shape (echo, voxel).
+    """
     decay = torch.exp(-times * rate)
     if factor is not None:
         decay = decay * factor

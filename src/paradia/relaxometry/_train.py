@@ -35,6 +35,9 @@ SHORTEST = 0.003
 OFF = 0.02
 """Share of the spacing by which an echo time may be off: at the shortest one, what times in tenths of a millisecond are rounded by."""
 
+MINIMA = 6
+"""Parts of the range of shares, each of which has at most one minimum without the first echo."""
+
 FIRST, RAISED, EASED = 2.0, 4.0, 0.5
 """Damping after the first step that leads upwards, and its factors after further ones and after steps downwards."""
 
@@ -74,6 +77,12 @@ class Table(NamedTuple):
     """Entries along the share."""
     starts: int
     """Parts of the range of shares that are searched on their own: without the first echo there are several minima."""
+
+    def unfolded(self) -> Table:
+        """Return the same trains echo by echo, for voxels that do not have them all."""
+        entries = self.entries.unflatten(1, (len(TERMS), -1)) @ self.basis.T
+        whole = torch.eye(len(self.basis), dtype=self.basis.dtype)
+        return self._replace(basis=whole, entries=entries.flatten(1), starts=MINIMA)  # the first echo may be the one that is not there
 
 
 def spacing_of(times: tuple[float, ...]) -> tuple[float, tuple[int, ...]]:
@@ -120,7 +129,7 @@ def table(times: tuple[float, ...], highest: float, most: float, r1: float) -> T
     basis, sizes, _ = torch.linalg.svd(terms[0], full_matrices=False)
     basis = basis[:, sizes > NEGLIGIBLE * sizes[0]]
     entries = (basis.T @ terms).permute(2, 0, 1).flatten(1)
-    return Table(basis.float(), entries.float(), low, step, shares, 1 if numbers[0] == 1 else 6)
+    return Table(basis.float(), entries.float(), low, step, shares, 1 if numbers[0] == 1 else MINIMA)
 
 
 def _series(function: Callable[[float, float], Tensor], h: float) -> Tensor:
@@ -135,9 +144,20 @@ def _series(function: Callable[[float, float], Tensor], h: float) -> Tensor:
 def match(signal: Tensor, table: Table, max_iter: int, tol: float, callback: Callback | None = None) -> Fit:
     """Find the nearest train of each voxel (echo, voxel): the best coarse entry, then damped steps of Gauss and Newton around the entries.
 
-    The height is eliminated in closed form.  Around an entry the trains are its Taylor series to second order.
+    The height is eliminated in closed form.  Around an entry the trains are its Taylor series to second order.  An echo that is zero in a
+    voxel was not measured there, and does not count.
     """
-    grid = _Grid.of(table, signal)
+    holes = (signal == 0).any(0)
+    if not bool(holes.any()):
+        return _match(signal, table, False, max_iter, tol, callback)
+    parts = [(~holes, table), (holes, table.unfolded())]
+    found = [_match(signal[:, place], trains, trains is not table, max_iter, tol, callback) for place, trains in parts]
+    order = torch.cat([place.nonzero()[:, 0] for place, _ in parts]).argsort()
+    return Fit(*(torch.cat(columns)[order] for columns in zip(*found, strict=True)))
+
+
+def _match(signal: Tensor, table: Table, holes: bool, max_iter: int, tol: float, callback: Callback | None) -> Fit:
+    grid = _Grid.of(table, holes, signal)
     inside = table.basis.to(signal).T @ signal
     outside = (signal.square().sum(0) - inside.square().sum(0)).clamp_min(0)
     bounds = [round(part * table.shares / table.starts) for part in range(table.starts + 1)]
@@ -185,27 +205,36 @@ class _Grid(NamedTuple):
     high: Tensor
     size: Tensor
     counts: Tensor
+    holes: bool
+    """Whether what is zero in a signal was not measured; the dimensions are then the echoes."""
 
     @classmethod
-    def of(cls, table: Table, like: Tensor) -> _Grid:
+    def of(cls, table: Table, holes: bool, like: Tensor) -> _Grid:
         low, size, last = (like.new_tensor(v)[:, None] for v in (table.low, table.step, (RATES - 1, table.shares - 1)))
-        return cls(table.entries.to(like).unflatten(1, (len(TERMS), -1)), low, low + size * last, size, last)
+        return cls(table.entries.to(like).unflatten(1, (len(TERMS), -1)), low, low + size * last, size, last, holes)
 
     def nearest(self, inside: Tensor, first: int, end: int) -> Tensor:
         """Return the place of the entry that is most parallel to the signal, of every third rate and share in a range."""
         rates, shares = torch.arange(0, RATES, 3, device=inside.device), torch.arange(first, end, 3, device=inside.device)
         places = torch.cartesian_prod(rates, shares)
         atoms = self.entries[places[:, 0] * (int(self.counts[1]) + 1) + places[:, 1], 0]
-        best = (torch.nn.functional.normalize(atoms, dim=1) @ inside).argmax(0)
-        return self.low + self.size * places[best].T
+        if self.holes:
+            along = (atoms @ inside) / (atoms.square() @ (inside != 0).to(atoms)).clamp_min(TINY).sqrt()
+        else:
+            along = torch.nn.functional.normalize(atoms, dim=1) @ inside
+        return self.low + self.size * places[along.argmax(0)].T
 
-    def expand(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Evaluate trains and their slopes from the series about the nearest entry."""
+    def expand(self, x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate trains and their slopes from the series about the nearest entry, where the signal was measured."""
         node = torch.round((x - self.low) / self.size)
         du, dc = x - (self.low + self.size * node)
         value, u, c, uu, uc, cc = self.entries[(node[0] * (self.counts[1] + 1) + node[1]).long()].permute(1, 2, 0)
         slope_u, slope_c = u + uu * du + uc * dc, c + uc * du + cc * dc
-        return value + 0.5 * (du * (u + slope_u) + dc * (c + slope_c)), slope_u, slope_c
+        value = value + 0.5 * (du * (u + slope_u) + dc * (c + slope_c))
+        if not self.holes:
+            return value, slope_u, slope_c
+        there = inside != 0
+        return value * there, slope_u * there, slope_c * there
 
 
 class _About(NamedTuple):
@@ -221,7 +250,7 @@ class _About(NamedTuple):
 
     @classmethod
     def of(cls, x: Tensor, inside: Tensor, grid: _Grid) -> _About:
-        model, u, c = grid.expand(x)
+        model, u, c = grid.expand(x, inside)
         norm = model.square().sum(0).clamp_min(TINY)
         height = (model * inside).sum(0) / norm
         rest = inside - height * model

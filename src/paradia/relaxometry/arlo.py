@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.relaxometry._checks import CHUNK, check, give, noise_level
-from paradia.relaxometry._decay import measured
+from paradia.relaxometry._checks import CHUNK, check, give, measured, noise_level, signals
+from paradia.relaxometry._decay import TINY, state
 from paradia.scan import Scan
 from paradia.types import Decay, Echoes, Mask
 
@@ -59,7 +59,7 @@ def arlo(magnitude: Echoes, mask: Mask, scan: Scan, *, maximum: float = 500.0) -
     2015;73:843. https://doi.org/10.1002/mrm.25137
     """
     check("arlo", magnitude, mask, scan, 3, maximum)
-    signal = magnitude[:, mask].clamp_min(0)
+    signal = signals(magnitude, mask)
     times = torch.tensor(scan.echo_times, dtype=torch.float64)
     there = signal > 0
     whole = there.all(0)
@@ -72,7 +72,7 @@ def arlo(magnitude: Echoes, mask: Mask, scan: Scan, *, maximum: float = 500.0) -
             found = _fit(signal[seen.to(signal.device)][:, place], times[seen], maximum)
             for image, part in zip((rate, leverage, squares), found, strict=True):
                 image[place] = part
-    sigma = noise_level(squares, *measured(signal), mask)
+    sigma = noise_level(squares, *measured(signal, 2), mask)
     return Decay(*give(rate, sigma * leverage, mask, maximum))
 
 
@@ -99,9 +99,14 @@ def _fit_part(part: Tensor, times: Tensor, area: Tensor, drop: Tensor, beta: Ten
     rate = (x * y + beta * x.square()).sum(0) / denominator
     slope = drop.T @ (y + 2 * beta * x) + area.T @ x - rate * (area.T @ (2 * y + beta * x) + drop.T @ (beta * y))
     leverage = (slope / denominator).square().sum(0).sqrt()
-    decay = torch.exp(-times.to(part)[:, None] * rate.clamp(0, maximum))
-    height = (decay * part).sum(0) / decay.square().sum(0).clamp_min(torch.finfo(part.dtype).tiny)
-    return rate, leverage, (part - height * decay).square().sum(0)
+    return rate, leverage, _left(rate.clamp(0, maximum), part, times.to(part)[:, None])
+
+
+def _left(rate: Tensor, part: Tensor, times: Tensor) -> Tensor:
+    """Return the squares that the least-squares decay next to a rate leaves: those of this rate are more than noise where it is not."""
+    decay, height, rest, information = state(rate, part, times, None)
+    pull = height * (rest * times * decay).sum(0)
+    return (rest.square().sum(0) - pull.square() / information.clamp_min(TINY)).clamp_min(0)
 
 
 def _correction(rate: Tensor, times: Tensor, area: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import warnings
 import torch
 
 from paradia.errors import ConvergenceWarning, InputError
-from paradia.relaxometry._checks import check, give, noise_level
-from paradia.relaxometry._train import LOWEST, Fit, match, table
+from paradia.relaxometry._checks import check, give, measured, noise_level, signals
+from paradia.relaxometry._train import LOWEST, TINY, Fit, match, table
 from paradia.scan import Scan
 from paradia.types import Callback, Echoes, Mask, R2Fit
 
@@ -17,6 +17,9 @@ CITE = "10.1002/mrm.22487"
 
 CHUNK = 1 << 14
 """Voxels fitted at a time, few enough to stay in the cache."""
+
+UNKNOWNS = 3
+"""Height, rate and angle."""
 
 MOVING = 0.05
 """Share of voxels that may still move at the last step without a warning: those that hold noise alone do for long."""
@@ -44,7 +47,8 @@ def r2_epg(
     Parameters
     ----------
     magnitude
-        Magnitude of every echo of a multi-echo spin-echo scan, any unit.
+        Magnitude of every echo of a multi-echo spin-echo scan, any unit. An echo that is zero in a voxel was not measured there and is left
+        out; with fewer than three left the deviation is that of a guess.
     mask
         Voxels to fit.
     scan
@@ -100,15 +104,16 @@ def r2_epg(
     if not t1 > 0:
         raise InputError(f"t1 must be a positive time in s, got {t1}.")
     trains = table(scan.echo_times, maximum, math.cos(math.radians(least_angle) / 2) ** 2, 1 / t1)
-    signal = magnitude[:, mask]
+    signal = signals(magnitude, mask)
+    there = signal > 0
 
     def fit(signal: torch.Tensor) -> Fit:
         return Fit(*map(torch.cat, zip(*(match(s, trains, max_iter, tol, callback) for s in signal.split(CHUNK, dim=1)), strict=True)))
 
     found = fit(signal)
-    sigma = noise_level(found.squares, signal.shape[0] - 3, signal[0], mask)
+    sigma = noise_level(found.squares, *measured(signal, UNKNOWNS), mask)
     if rician:
-        found = fit((signal.square() - sigma.square()).clamp_min(0).sqrt())
+        found = fit((signal.square() - sigma.square()).clamp_min(TINY).sqrt() * there)
     moving = float(found.moving.float().mean())
     if moving > MOVING:
         warnings.warn(
@@ -117,4 +122,6 @@ def r2_epg(
             ConvergenceWarning,
             stacklevel=2,
         )
-    return R2Fit(*give(found.rate, sigma / found.information.clamp_min(1e-30).sqrt(), mask, maximum))
+    known = there.sum(0) >= UNKNOWNS
+    noise = torch.where(known, sigma / found.information.clamp_min(TINY).sqrt(), torch.inf)
+    return R2Fit(*give(found.rate * known, noise, mask, maximum))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from paradia.errors import InputError
-from paradia.relaxometry._checks import check, give, noise_level
+from paradia.relaxometry._checks import check, give, noise_level, signals
 from paradia.scan import Scan
 from paradia.types import Echoes, Mask, R2Fit
 
@@ -20,7 +20,8 @@ def r2_two_echo(magnitude: Echoes, mask: Mask, scan: Scan, *, skip: int = 0, max
     Parameters
     ----------
     magnitude
-        Magnitude of every spin echo, any unit. Of more than two, the first that is not left out and the last count.
+        Magnitude of every spin echo, any unit. Of more than two, the first that is not left out and the last count. An echo that is zero in
+        a voxel was not measured there, and the next one counts; with fewer than two left the deviation is that of a guess.
     mask
         Voxels to fit.
     scan
@@ -51,10 +52,14 @@ def r2_two_echo(magnitude: Echoes, mask: Mask, scan: Scan, *, skip: int = 0, max
     check("r2_two_echo", magnitude, mask, scan, 2, maximum)
     if not 0 <= skip <= len(magnitude) - 2:
         raise InputError(f"skip must leave two of {len(magnitude)} echoes, got {skip}. Give a number from 0 to {len(magnitude) - 2}.")
-    first, last = (magnitude[echo][mask] for echo in (skip, -1))
-    tiny = torch.finfo(first.dtype).tiny
-    span = scan.echo_times[-1] - scan.echo_times[skip]
-    rate = torch.log(first.clamp_min(tiny) / last.clamp_min(tiny)) / span
+    signal = signals(magnitude, mask)[skip:]
+    there = (signal > 0).int()
+    known = there.sum(0) > 1
+    times = torch.tensor(scan.echo_times[skip:], dtype=signal.dtype, device=signal.device)
+    ends = [there.argmax(0), len(times) - 1 - there.flip(0).argmax(0)]
+    first, last = (signal.gather(0, end[None])[0] for end in ends)
+    span = times[ends[1]] - times[ends[0]]
     sigma = noise_level(first, 0, first, mask)
-    leverage = (1 / first.square().clamp_min(tiny) + 1 / last.square().clamp_min(tiny)).sqrt() / span
-    return R2Fit(*give(rate, sigma * leverage, mask, maximum))
+    rate = torch.where(known, torch.log(first / last) / span, 0.0)
+    noise = torch.where(known, sigma * torch.hypot(1 / first, 1 / last) / span, torch.inf)
+    return R2Fit(*give(rate, noise, mask, maximum))

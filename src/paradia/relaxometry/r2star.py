@@ -40,7 +40,8 @@ def r2star(
     Parameters
     ----------
     magnitude
-        Magnitude of every echo, any unit.
+        Magnitude of every echo, any unit. An echo that is zero in a voxel was not measured there and is left out; with fewer than two left
+        the deviation is that of a guess.
     mask
         Voxels to fit.
     scan
