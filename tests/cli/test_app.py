@@ -1,14 +1,18 @@
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import paradia
+from paradia.cli import main
 from paradia.errors import ParadiaWarning
+from paradia.io.atomic import replacing
 from paradia.pipeline.protocol import Protocol, protocol_names
 from paradia.registry import STAGES, methods
 
@@ -113,6 +117,46 @@ def test_an_interruption_is_told(command, monkeypatch):
     told = command("protocol", "list")
     assert told.status == 130
     assert "goes on from there" in told.err
+
+
+@pytest.fixture
+def unhandled():
+    """SIGTERM as a process begins with it."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    assert signal.signal(signal.SIGTERM, before) is signal.SIG_DFL
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(command, monkeypatch, tmp_path, unhandled):
+    path = tmp_path / "maps" / "chi.json"
+
+    def ended():
+        with replacing(path) as handle:
+            handle.write(b"half")
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGTERM)  # a batch script passes it on: what tidies up is not cut short
+
+    monkeypatch.setattr("paradia.cli.protocol.protocol_names", ended)
+    for _ in range(2):
+        told = command("protocol", "list")
+        assert told.status == 143
+        assert told.err == "paradia: ended by SIGTERM. What was finished is kept; the same command goes on from there.\n"
+        assert not list(path.parent.iterdir())
+
+
+def test_who_handles_or_ignores_sigterm_goes_on_doing_so(command, monkeypatch, unhandled):
+    monkeypatch.setattr("paradia.cli.protocol.protocol_names", lambda: signal.raise_signal(signal.SIGTERM) or [])
+    came = []
+    for handler in (lambda number, frame: came.append(number), signal.SIG_IGN):
+        signal.signal(signal.SIGTERM, handler)
+        assert command("protocol", "list").status == 0
+        assert signal.signal(signal.SIGTERM, signal.SIG_DFL) is handler
+    assert came == [signal.SIGTERM]
+    monkeypatch.undo()
+    with ThreadPoolExecutor(1) as pool:  # only the first thread can say what a signal does
+        assert pool.submit(main, ["protocol", "list"]).result() == 0
 
 
 def test_a_bug_is_not_dressed_up(command, monkeypatch):

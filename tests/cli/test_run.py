@@ -195,6 +195,25 @@ def test_a_killed_run_leaves_nothing_half_written_and_goes_on(sign, dataset, fin
     assert hashes(out / "sub-one", "*.nii.gz") == hashes(finished / "sub-one", "*.nii.gz")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["SIGTERM", "SIGKILL"])
+def test_workers_end_with_the_run_that_began_them(kind, dataset, tmp_path, whole):
+    out, number = tmp_path / "out", getattr(signal, kind)
+    call = [sys.executable, "-m", "paradia", "run", str(dataset), str(out), "--nprocs", "2"]
+    process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(out.rglob("fieldmap-*.safetensors")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    told = process.communicate(timeout=60)[1]  # comes to its end when the last worker has closed its side
+    assert process.returncode == (143 if kind == "SIGTERM" else -number)
+    whole(out, hidden=kind == "SIGKILL")
+    if kind == "SIGTERM":
+        assert told.count("paradia: ended by SIGTERM") == 1
+        assert "Traceback" not in told
+        assert "stopped: SIGTERM" in (out / ".paradia" / "run.log").read_text()
+
+
 def test_two_runs_at_once_are_refused(dataset, files, command, tmp_path):
     out = tmp_path / "out"
     with open_output(out):

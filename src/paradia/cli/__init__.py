@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import signal
 import sys
 import warnings
 
@@ -15,8 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0 when all is done, 1 when some acquisitions failed, 2 when something given has to be mended first, 130 when interrupted.
-        Anything unforeseen is a bug and keeps its traceback.
+        0 when all is done, 1 when some acquisitions failed, 2 when something given has to be mended first, 130 when interrupted, 143 when
+        SIGTERM came. Anything unforeseen is a bug and keeps its traceback.
     """
     # Threads that wait idly: spinning ones stall every other program, and another run, on the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -25,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     from cyclopts import CycloptsError
 
     from paradia.cli.app import app
+    from paradia.cli.ending import Terminated, ended_in_order
     from paradia.errors import ParadiaError
 
     logger = logging.getLogger("paradia")
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     spoken.addFilter(told_elsewhere)
     logger.addHandler(spoken)
     try:
-        with warnings.catch_warnings():
+        with ended_in_order(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             status = app()(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
@@ -44,9 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ParadiaError as error:
         sys.stderr.write(f"paradia: {error}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("paradia: interrupted. What was finished is kept; the same command goes on from there.\n")
-        return 130
+    except KeyboardInterrupt as error:
+        ended = isinstance(error, Terminated)
+        said = "ended by SIGTERM" if ended else "interrupted"
+        sys.stderr.write(f"paradia: {said}. What was finished is kept; the same command goes on from there.\n")
+        return 128 + (signal.SIGTERM if ended else signal.SIGINT)
     finally:
         logger.removeHandler(spoken)
     return status if isinstance(status, int) else 0

@@ -6,13 +6,16 @@ import logging
 import multiprocessing
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +23,7 @@ import torch
 from cyclopts import Parameter
 from rich.markup import escape
 
+from paradia.cli.ending import Terminated, ended_in_order
 from paradia.cli.job import Job, process
 from paradia.cli.output import LOG, logged, open_output
 from paradia.cli.plan import pick_device, plan
@@ -161,15 +165,33 @@ def _work(entries: list[bids.Entry], job: Job, reading: dict[str, Any], nprocs: 
             yield _told(_one(entry, job, reading, progress), progress)
         return
     threads = max(1, (os.cpu_count() or 1) // nprocs)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(nprocs, len(entries)), mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        futures = {pool.submit(_one_logged, entry, job, reading): entry for entry in entries}
+    context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
+    with ProcessPoolExecutor(min(nprocs, len(entries)), mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool:
         try:
+            futures = {pool.submit(_one_logged, entry, job, reading): entry for entry in entries}
             for future in as_completed(futures):
                 yield _told(_result(future, futures[future].name), progress)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                if worker not in others:
+                    worker.terminate()  # what it works on may take long, and nobody waits for it
             raise
+
+
+def _begin_worker(threads: int) -> None:
+    """Have a process that maps acquisitions for another one leave Ctrl-C to that one, and end with it, however that ends."""
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all of them
+    first = multiprocessing.parent_process()
+    assert first is not None
+    threading.Thread(target=_follow, args=(first.sentinel,), daemon=True).start()
+
+
+def _follow(sentinel: int) -> None:
+    """End this process once the first one is gone: killed, it told nobody to stop, and the next run would write beside this one."""
+    wait([sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _result(future: Future[Result], name: str) -> Result:
@@ -183,9 +205,13 @@ def _result(future: Future[Result], name: str) -> Result:
 
 
 def _one_logged(entry: bids.Entry, job: Job, reading: dict[str, Any]) -> Result:
-    """Map one acquisition in a process of its own."""
-    with logged(job.out):
-        return _one(entry, job, reading)
+    """Map one acquisition in a process of its own, which SIGTERM ends when nothing half-written is left."""
+    try:
+        with ended_in_order(), logged(job.out):
+            return _one(entry, job, reading)
+    except Terminated:
+        os.kill(os.getpid(), signal.SIGTERM)  # to come back would be to ask for the next one
+        raise
 
 
 def _one(entry: bids.Entry, job: Job, reading: dict[str, Any], progress: Progress | None = None) -> Result:

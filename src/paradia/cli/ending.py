@@ -1,0 +1,34 @@
+"""How a command is ended from outside: SIGTERM, with which a cluster ends what takes too long, ends it as Ctrl-C does."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: whatever tidies up after Ctrl-C does so now."""
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Raise `Terminated` where SIGTERM would kill, so that nothing half-written stays; the signal comes once, further ones are ignored.
+
+    Whoever called this from another thread, or ignores or handles the signal, has it as before.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # batch scripts pass on what the cluster has sent to all: tidying up is not cut short
+    raise Terminated("SIGTERM")
