@@ -175,6 +175,7 @@ def test_the_field_strength_is_asked_for_only_where_it_counts(stage, method, com
         told = command(stage, method.replace("_", "-"), out, *data, "--echo-times", *TIMES[1:4], *more)
         assert told.status == 0, told.err
         maps.append(nib.load(out).get_fdata())
+        assert "MagneticFieldStrength" not in json.loads(out.with_suffix(".json").read_text())
     np.testing.assert_array_equal(maps[0], maps[1])
     np.testing.assert_array_equal(maps[0], maps[2])
 

@@ -202,6 +202,19 @@ def test_what_is_missing_is_told(files):
     assert from_files((), files[1], **TIMES).magnitude.unique().tolist() == [1.0]
 
 
+def test_the_field_strength_need_not_be_known_where_nothing_goes_by_it(files):
+    loose = {"echo_times": (0.004, 0.008), "need_b0": False}
+    got = from_files(*files, **loose)
+    assert got.scan.echo_times == (0.004, 0.008)
+    assert "The field strength is not known, and nothing goes by it." in got.notes
+    assert from_files(*files, **loose, b0=1.5).scan.b0 == 1.5
+    sidecar = files[0].with_name("mag.json")
+    sidecar.write_text('{"MagneticFieldStrength": 7}')
+    assert from_files(*files, **loose).scan.b0 == 7.0
+    sidecar.write_text('{"MagneticFieldStrength": "seven"}')
+    assert "The field strength is not known, and nothing goes by it." in from_files(*files, **loose).notes
+
+
 def test_pairs_that_do_not_fit_are_told(files, tmp_path):
     with pytest.raises(GeometryError, match="holds 1 echoes, but .* holds 2"):
         from_files(files[0], save(tmp_path / "one.nii.gz", PHASE[..., 0]), **TIMES)

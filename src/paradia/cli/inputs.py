@@ -125,16 +125,14 @@ def _coils(method: Method, given: dict[str, Any]) -> Coils:
 
 
 def _acquisition(method: Method, given: dict[str, Any]) -> Acquisition:
-    stated = _stated(given)
-    if (method.stage, method.name) in TIMES_ALONE and stated["b0"] is None:
-        stated["b0"] = 3.0  # it means nothing
     return from_files(
         given.get("magnitude"),
         given.get("phase"),
-        **stated,
+        **_stated(given),
         mask=given.get("mask"),
         need_phase="phase" in method.needs,
         need_scan="scan" in method.takes,
+        need_b0=(method.stage, method.name) not in TIMES_ALONE,
     )
 
 

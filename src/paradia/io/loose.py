@@ -43,6 +43,7 @@ def from_files(
     root: Path | None = None,
     need_phase: bool = True,
     need_scan: bool = True,
+    need_b0: bool = True,
     option: str = "--echo-times",
 ) -> Acquisition:
     """Read an acquisition and convert it to the project's units and signs.
@@ -73,6 +74,9 @@ def from_files(
         Without it, magnitudes alone will do, for relaxometry; the phase is zero then.
     need_scan
         Without it, echo times need not be known, for steps that use none; the scan means nothing then.
+    need_b0
+        Without it, the field strength need not be known, for steps that go by echo times alone; where it is not, that of the scan means
+        nothing.
     option
         What states echo times on the command line, for messages; a BIDS data set has its sidecars alone.
 
@@ -90,7 +94,7 @@ def from_files(
     sidecars, phase_sidecar = _sidecars(given, root)
     if need_scan:
         offered = option if root is None else None
-        scan, scan_notes = scan_from(sidecars, label, len(first.data), echo_times=echo_times, b0=b0, option=offered)
+        scan, scan_notes = scan_from(sidecars, label, len(first.data), echo_times=echo_times, b0=b0, need_b0=need_b0, option=offered)
     else:
         scan, scan_notes = Scan(tuple(np.linspace(1e-3, 0.1, len(first.data)))), ()
     grid, where = geometry(first, b0_dir, direction(sidecars[0], label) if b0_dir is None else None)

@@ -71,6 +71,7 @@ def scan_from(
     *,
     echo_times: Sequence[float] | None = None,
     b0: float | None = None,
+    need_b0: bool = True,
     option: str | None = "--echo-times",
 ) -> tuple[Scan, tuple[str, ...]]:
     """Settle echo times and field strength.
@@ -87,6 +88,8 @@ def scan_from(
         Echo times as stated, s; the sidecars are not asked then.
     b0
         Field strength as stated, T; the sidecars are not asked then.
+    need_b0
+        Without it, the field strength need not be known; where it is not, that of the scan means nothing.
     option
         What states echo times on the command line, for messages; nothing where sidecars alone count, as in a BIDS data set.
 
@@ -106,10 +109,15 @@ def scan_from(
         plural = "echo" if echoes == 1 else "echoes"
         raise MetadataError(f"{label} holds {echoes} {plural}, but there are {len(times)} echo times {times}. Give one for each echo.")
     if b0 is None:
-        b0, note = _field_strength(sidecars, label, stated=option is not None)
+        try:
+            b0, note = _field_strength(sidecars, label, stated=option is not None)
+        except MetadataError:
+            if need_b0:
+                raise
+            note = "The field strength is not known, and nothing goes by it."
         notes.append(note)
     try:
-        return Scan(times, b0), tuple(notes)
+        return (Scan(times) if b0 is None else Scan(times, b0)), tuple(notes)
     except MetadataError as error:
         raise MetadataError(f"{label}: {error}") from error
 
