@@ -42,6 +42,21 @@ def test_is_never_negative_and_its_noise_is_the_spread(generator):
     assert 0.45 < float((close == 0).float().mean()) < 0.55
 
 
+def test_what_is_not_known_of_one_rate_is_not_known_of_the_difference(case):
+    """Noise is zero where it is unknown, as beyond the field of view of the spin echoes: that is no certainty, and no contradiction."""
+    r2star, r2, mask = case
+    loud, quiet = torch.full(SHAPE, 3.0), torch.full(SHAPE, 4.0)
+    quiet[:6], r2 = 0.0, r2.clone()
+    r2[:6] = 60.0
+    found = r2prime(r2star, r2, mask, loud, quiet)
+    assert not bool(found.r2prime_noise[:6].any())
+    torch.testing.assert_close(found.r2prime_noise[6:], 5.0 * mask[6:])
+    constant = r2prime_constant(r2star, mask, Scan((0.01,), 3.0), quiet)
+    assert not bool(constant.r2prime_noise[:6].any())
+    nowhere, without = (r2prime_constant(r2star, mask, Scan((0.01,), 3.0), given) for given in (0 * quiet, None))
+    torch.testing.assert_close(nowhere.r2prime_noise, without.r2prime_noise)
+
+
 @pytest.mark.parametrize("name", ["r2star", "r2"])
 def test_rates_in_another_unit_are_refused_by_name(name, case):
     r2star, r2, mask = case

@@ -176,6 +176,18 @@ def test_unknown_noise_tells_no_level(tiny, unknown):
     assert Frame.around(field, rate, mask, grid, DRS, noise).noise == pytest.approx(0.05)
 
 
+def test_a_rate_of_unknown_noise_is_not_believed(tiny):
+    field, rate, mask, grid = tiny
+    deviation = torch.full(grid.shape, 2.0)
+    deviation[2] = 0.0
+    frame = Frame.around(field, rate, mask, grid, DRS, None, deviation)
+    unknown = frame.window.take(mask & (deviation == 0))
+    assert not bool(frame.firmness[unknown].any())
+    assert bool((frame.firmness[frame.window.mask & ~unknown] > 0).all())
+    nowhere, without = (Frame.around(field, rate, mask, grid, DRS, None, given) for given in (0 * deviation, None))
+    torch.testing.assert_close(nowhere.firmness, without.firmness)
+
+
 def test_a_constant_of_the_field_is_no_source(brain):
     """Background removals leave a part per billion or two; here 4."""
     _, _, field, rate, _, whole, grid, scan = brain

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from paradia.errors import InputError, ParadiaWarning
 from paradia.relaxometry._checks import check_rate
-from paradia.sources.doubt import grain
+from paradia.sources.doubt import believed_rate
 from paradia.types import Mask, R2Prime, Volume
 
 CITE = "10.1016/j.neuroimage.2021.118371"
@@ -38,14 +38,15 @@ def r2prime(
     mask
         Voxels that count.
     r2star_noise
-        Standard deviation of R2*, 1/s; where it is not given, one level for all is estimated from neighbouring voxels.
+        Standard deviation of R2*, 1/s, zero where unknown; where it is not given, one level for all is estimated from neighbouring voxels.
     r2_noise
         Standard deviation of R2, 1/s; likewise.
 
     Returns
     -------
     R2Prime
-        R2′ and its standard deviation before negative values were set to zero, 1/s, zero outside the mask.
+        R2′ and its standard deviation before negative values were set to zero, 1/s, zero outside the mask; the latter is zero as well
+        where one of both is unknown.
 
     Raises
     ------
@@ -70,10 +71,9 @@ def r2prime(
         if image is not None:
             check_rate(name, image, mask)
     difference = torch.where(mask, r2star - r2, 0.0)
-    levels = [grain(rate, mask).expand(rate.shape) if noise is None else noise for rate, noise in ((r2star, r2star_noise), (r2, r2_noise))]
-    noise = torch.where(mask, torch.hypot(*levels), 0.0)
+    noise = torch.hypot(believed_rate(r2star, mask, r2star_noise), believed_rate(r2, mask, r2_noise))
     _agree(difference[mask], noise[mask])
-    return R2Prime(difference.clamp_min(0), noise)
+    return R2Prime(difference.clamp_min(0), torch.where(mask & noise.isfinite(), noise, 0.0))
 
 
 def _agree(difference: Tensor, noise: Tensor) -> None:

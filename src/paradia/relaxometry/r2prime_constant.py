@@ -10,7 +10,7 @@ from paradia.errors import InputError
 from paradia.nets.separated import R2_SPREAD, TYPICAL_R2
 from paradia.relaxometry._checks import check_rate
 from paradia.scan import Scan
-from paradia.sources.doubt import grain
+from paradia.sources.doubt import believed_rate
 from paradia.types import Mask, R2Prime, Volume
 
 CITE = ""
@@ -39,7 +39,7 @@ def r2prime_constant(
     scan
         Tells the field strength.
     r2star_noise
-        Standard deviation of R2*, 1/s; where it is not given, one level for all is estimated from neighbouring voxels.
+        Standard deviation of R2*, 1/s, zero where unknown; where it is not given, one level for all is estimated from neighbouring voxels.
     r2
         The R2 to subtract, 1/s. Without it the usual of brain tissue, 13 1/s at 3 T times the square root of B0/3 T.
     spread
@@ -48,7 +48,8 @@ def r2prime_constant(
     Returns
     -------
     R2Prime
-        R2′ and its standard deviation, the spread of R2 included, 1/s, zero outside the mask.
+        R2′ and its standard deviation, the spread of R2 included, 1/s, zero outside the mask; the latter is zero as well where that of R2*
+        is unknown.
 
     Raises
     ------
@@ -67,7 +68,6 @@ def r2prime_constant(
     if r2star_noise is not None:
         check_rate("r2star_noise", r2star_noise, mask)
     rate = torch.where(mask, r2star, 0.0)
-    noise = grain(rate, mask).expand(rate.shape) if r2star_noise is None else torch.where(mask, r2star_noise, 0.0)
     usual = TYPICAL_R2 * math.sqrt(scan.b0 / 3) if r2 is None else r2
-    loud = torch.hypot(noise, torch.full_like(noise, spread * usual))
-    return R2Prime((rate - usual).clamp_min(0), torch.where(mask, loud, 0.0))
+    noise = torch.hypot(believed_rate(rate, mask, r2star_noise), rate.new_tensor(spread * usual))
+    return R2Prime((rate - usual).clamp_min(0), torch.where(mask & noise.isfinite(), noise, 0.0))

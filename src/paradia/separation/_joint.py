@@ -18,7 +18,7 @@ from paradia.separation._noise import doubt, field_noise
 from paradia.separation._slopes import Slopes
 from paradia.separation._voxel import solve
 from paradia.solvers._solution import Solution
-from paradia.sources.doubt import grain
+from paradia.sources.doubt import believed_rate
 from paradia.types import Callback
 
 MARGIN = 15.0
@@ -74,11 +74,8 @@ class Frame:
         weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(f).weights.square()
         strength, level = field_noise(f, window.mask, window.grid)
         level = max(level, typical_noise(noise, mask))
-        error = doubt(total, window.mask)
-        if rate_deviation is None:
-            variance = torch.full_like(total, max(error, float(grain(total, window.mask))) ** 2)
-        else:
-            variance = window.take(torch.where(mask, rate_deviation / mean, 0.0)).square() + error**2
+        believed = window.take(torch.where(mask, believed_rate(rate, mask, rate_deviation) / mean, 0.0))
+        variance = believed.square() + doubt(total, window.mask) ** 2
         firmness = window.mask * level**2 / variance
         return cls(window, f, even, total, (drs[0] / mean, drs[1] / mean), weights, firmness, strength, level)
 

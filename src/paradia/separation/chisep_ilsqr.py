@@ -79,7 +79,7 @@ def chisep_ilsqr(
     noise
         Standard deviation of the field, ppm; :math:`W` is multiplied by one over it.
     r2prime_noise
-        Standard deviation of R2′, 1/s; without it, what second differences tell.
+        Standard deviation of R2′, 1/s; without it, what second differences tell. Where it is zero it is unknown.
     dr_pos
         Relaxivity Dr+ of paramagnetic sources, Hz/ppm. Without it 137 Hz/ppm times B0/3 T (Shin et al.; 114 where χ is a COSMOS map).
     dr_neg

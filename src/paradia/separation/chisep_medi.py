@@ -56,8 +56,8 @@ def chisep_medi(
 
     The weights measure themselves, so that one default serves at any field strength and noise: :math:`F` is the standard
     deviation of the field; :math:`\sigma` that of its noise, as the field itself tells where χ cannot show or as the noise map says,
-    whichever is larger; :math:`\tau` that of R2′ over :math:`\bar D_r`, as its second differences tell, but at least a tenth of its root
-    mean square, because no tissue has exactly the relaxivity given; :math:`\Delta` the geometric mean of a voxel's edges.
+    whichever is larger; :math:`\tau` that of R2′ over :math:`\bar D_r`, as its second differences tell, and a tenth of its root mean
+    square, added in squares, because no tissue has exactly the relaxivity given; :math:`\Delta` the geometric mean of a voxel's edges.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def chisep_medi(
     noise
         Standard deviation of the field, ppm. :math:`W` is one over it, scaled to a mean of one in the mask.
     r2prime_noise
-        Standard deviation of R2′, 1/s. It takes the place of what second differences tell.
+        Standard deviation of R2′, 1/s. It takes the place of what second differences tell; where it is zero it is unknown.
     magnitude
         Magnitudes of the echoes, any unit. Without them no edge is spared.
     r2star
