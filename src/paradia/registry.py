@@ -136,14 +136,25 @@ def methods(stage_name: str) -> tuple[str, ...]:
 
 
 @cache
-def summary(stage_name: str, name: str) -> str:
-    """Return the first line of a method's docstring by reading its file, not importing it; empty for a plugin's."""
+def description(stage_name: str, name: str) -> str:
+    """Return what a method's docstring says before its parameters by reading its file, not importing it; whose it is of a plugin."""
     path = Path(__file__).parent / stage_name / f"{name}.py"
-    if not path.is_file():
-        return ""
+    if path.is_file():
+        return said_of(path, name)
+    packages = {point.dist.name for point in entry_points(group=f"paradia.{stage_name}", name=name) if point.dist}
+    return f"From the package {' or '.join(sorted(packages))}." if packages else ""
+
+
+def summary(stage_name: str, name: str) -> str:
+    """Return the first line of `description`."""
+    return description(stage_name, name).partition("\n")[0]
+
+
+def said_of(path: Path, name: str) -> str:
+    """Return what the docstring of a function says before its parameters by reading its file, not importing it."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
+            return (ast.get_docstring(node) or "").partition("\nParameters\n---")[0].strip()
     return ""
 
 

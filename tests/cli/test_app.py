@@ -1,5 +1,6 @@
 import os
 import platform
+import re
 import resource
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from paradia.cli import main
 from paradia.errors import ParadiaWarning
 from paradia.io.atomic import replacing
 from paradia.pipeline.protocol import Protocol, protocol_names
-from paradia.registry import STAGES, methods
+from paradia.registry import STAGES, description, methods, summary
 
 
 def test_version(command):
@@ -34,6 +35,26 @@ def test_every_command_has_help(name, command):
     assert told.status == 0
     assert "Usage: paradia " + name in told.out
     assert ":math:" not in told.out
+
+
+@pytest.mark.parametrize(
+    ("words", "stage", "method"),
+    [
+        (("inversion", "medi"), "inversion", "medi"),  # a line of it begins with a formula
+        (("inversion", "tkd"), "inversion", "tkd"),  # a paragraph does
+        (("tune", "inversion", "tv"), "inversion", "tv"),
+        (("unwrap", "best-path"), "unwrap", "best_path"),
+    ],
+)
+def test_help_of_a_method_says_all_that_its_docstring_says_before_the_parameters(words, stage, method, command):
+    told = " ".join(command(*words, "--help").out.partition("╭")[0].split())
+    for paragraph in description(stage, method).split("\n\n"):
+        assert re.sub(":math:`[^`]*`|`", "", paragraph).split()[-1] in told, paragraph
+    assert ("Choose a knob of inversion tv" in told) == (words[0] == "tune")
+    assert "Steps that they share are done once." in " ".join(command("compare", "--help").out.split())
+    listed = " ".join(re.sub("[│╰─╯]", "", command(*words[:-1], "--help").out).split())
+    assert ("Choose a knob of inversion tv on your own data." if words[0] == "tune" else summary(stage, method)) in listed
+    assert told[-25:] not in listed
 
 
 def test_help_comes_at_once_and_without_torch():

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from cyclopts import App, Group, Parameter
 
 import paradia
-from paradia.registry import STAGES, methods, summary
+from paradia.registry import STAGES, description, methods, said_of
 from paradia.training import NETWORKS
 
-COMMANDS = {
-    "run": "Map every subject of a BIDS data set (a BIDS App).",
-    "qsm": "Map one scan from loose NIfTI files.",
-    "compare": "Compare several methods on one subject: a table, a picture, the maps.",
-    "cosmos": "Map one head from scans in several orientations.",
-    "lesions": "Measure lesions on maps: size, brightness, rim and core, class; and how far two pipelines agree.",
-    "demo": "Simulate a small head, map it, and say how far the maps are from the truth.",
-    "methods": "List what each stage can be done with.",
-    "qsmci": "Run a step between folders of the QSM-CI benchmark, or write the folder that submits it there.",
-}
+COMMANDS = ("run", "qsm", "compare", "cosmos", "lesions", "demo", "methods", "qsmci")
+"""Commands of a file each, under its name."""
 
-SIMULATIONS = {
-    "subject": "Simulate one person: anatomy, tissue, fields and scans.",
-    "cohort": "Simulate a study of many people whose ages are spread evenly.",
-    "phantom": "Simulate a bottle of spheres and cylinders whose field is known exactly.",
-    "bank": "Rebuild the anatomy that heads are drawn from.",
-}
+SIMULATIONS = ("subject", "cohort", "phantom", "bank")
 
 ELSEWHERE = {("inversion", "cosmos"): "paradia cosmos"}
 """Methods that take more than one image of a kind, which no single step reads, and the commands that do."""
@@ -44,15 +32,15 @@ def app() -> App:
         default_parameter=Parameter(negative_iterable=(), negative_none=()),
     )
     branch = partial(App, help_format="rst")
-    for name, text in COMMANDS.items():
-        root.command(f"paradia.cli.{name}:{name}", name=name, help=text, help_format="rst")
+    for name in COMMANDS:
+        root.command(f"paradia.cli.{name}:{name}", name=name, help=_said(name, name), help_format="rst")
     protocol = branch(name="protocol", help="Show the protocols that ship with Paradia.")
-    protocol.command("paradia.cli.protocol:show", name="show", help="Print a protocol as TOML, every knob written out.")
-    protocol.command("paradia.cli.protocol:names", name="list", help="List the protocols.")
+    protocol.command("paradia.cli.protocol:show", name="show", help=_said("protocol", "show"))
+    protocol.command("paradia.cli.protocol:names", name="list", help=_said("protocol", "names"))
     root.command(protocol)
     truth = branch(name="simulate", help="Simulate heads, cohorts and phantoms as BIDS data sets with the truth beside them.")
-    for name, text in SIMULATIONS.items():
-        truth.command(f"paradia.cli.simulate:{name}", name=name, help=text)
+    for name in SIMULATIONS:
+        truth.command(f"paradia.cli.simulate:{name}", name=name, help=_said("simulate", name))
     root.command(truth)
     tuning = branch(name="tune", help="Choose a regularisation weight on your own data, by the L-curve and the discrepancy principle.")
     for stage in (STAGES[name] for name in ("background", "inversion", "singlestep")):
@@ -61,15 +49,15 @@ def app() -> App:
             step.command(
                 f"paradia.cli.tune:{stage.name}__{method}",
                 name=method.replace("_", "-"),
-                help=_help(stage.name, method, f"Choose a knob of {stage.name} {method} on your own data."),
+                help=_help(stage.name, method, f"Choose a knob of {stage.name} {method} on your own data.\n\n"),
             )
         tuning.command(step)
     root.command(tuning)
     training = branch(name="train", help="Simulate training data, train the networks, and release their weights.")
-    training.command("paradia.cli.train:volumes", name="volumes", help="Simulate volumes to train on and to validate with.")
+    training.command("paradia.cli.train:volumes", name="volumes", help=_said("train", "volumes"))
     for network, text in NETWORKS.items():
         training.command(f"paradia.cli.train:train__{network}", name=network, help=text)
-    training.command("paradia.cli.train:release", name="release", help="Calibrate a trained network and put its weights in place.")
+    training.command("paradia.cli.train:release", name="release", help=_said("train", "release"))
     root.command(training)
     single = Group("Single steps", sort_key=1)
     for stage in STAGES.values():
@@ -78,12 +66,25 @@ def app() -> App:
             step.command(
                 f"paradia.cli.single:{stage.name}__{method}",
                 name=method.replace("_", "-"),
-                help=_help(stage.name, method, summary(stage.name, method)),
+                help=_help(stage.name, method),
             )
         root.command(step)
     return root
 
 
-def _help(stage: str, method: str, text: str) -> str:
+def _help(stage: str, method: str, before: str = "") -> str:
     """Say what a command does, or which other one does it."""
-    return f"Takes several scans: use {ELSEWHERE[stage, method]}." if (stage, method) in ELSEWHERE else text
+    if (stage, method) in ELSEWHERE:
+        return f"Takes several scans: use {ELSEWHERE[stage, method]}."
+    return _lines_joined(before + description(stage, method))
+
+
+def _said(file: str, name: str) -> str:
+    """Say of a command what its docstring does. A list of commands shows the first line, the help of the command all of it."""
+    return _lines_joined(said_of(Path(__file__).with_name(f"{file}.py"), name))
+
+
+def _lines_joined(text: str) -> str:
+    """Write every paragraph in one line: one that begins with a formula would be taken for a field and left out."""
+    paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    return "\n\n".join(f"\\ {paragraph}" if paragraph.startswith(":") else paragraph for paragraph in paragraphs)

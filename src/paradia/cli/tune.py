@@ -53,13 +53,7 @@ def _command(method: Method) -> Callable[..., int]:
     given = [option for option in single.options(method) if option.name not in _TAKEN]  # such a knob stays at its default
     if "noise" not in method.takes:  # the discrepancy principle needs it all the same
         own.append(inspect.Parameter("noise", keyword, annotation=Annotated[Path | None, Parameter(help=_NOISE)], default=None))
-    return single.build(method, [*own, *given], lambda _, options: _run(method, options), _docstring(method))
-
-
-def _docstring(method: Method) -> str:
-    """Say what the command does before what the method does; the help of the knobs is the method's own."""
-    text = inspect.getdoc(method.function) or ""
-    return f"Choose a knob of {method.stage} {method.name} on your own data.\n\n{text}"
+    return single.build(method, [*own, *given], lambda _, options: _run(method, options), method.function.__doc__ or "")
 
 
 def _run(method: Method, given: dict[str, Any]) -> int:
