@@ -72,6 +72,31 @@ def test_xsim_against_loops(pair):
     assert xsim(truth, truth, mask) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("level", [0.1, 0.013, -0.7, 1 / 3])
+def test_a_constant_tells_no_slope(level, pair):
+    """Its mean is rounded, so that something of 10⁻¹⁷ is left of it: no number may rest on that."""
+    estimate, truth, mask = (image if image.dtype == torch.bool else image.double() for image in pair)
+    flat = torch.full_like(truth, level)
+    for measure in (slope, correlation):
+        assert math.isnan(measure(truth, flat, mask))
+    assert math.isnan(correlation(flat, truth, mask))
+    assert math.isnan(correlation(flat, flat, mask))
+    assert nrmse(estimate, flat, mask) == math.inf
+    assert math.isnan(nrmse(flat, flat, mask))
+    for one, other in ((estimate, flat), (flat, flat)):  # a scale is fitted to nothing
+        assert math.isnan(nrmse(one, other, mask, kind="detrended"))
+    labels = 1 + torch.arange(SHAPE[0])[:, None, None].expand(SHAPE)
+    assert math.isnan(region_slope(estimate, flat, labels, mask))
+
+
+def test_xsim_takes_what_is_no_number_outside_the_mask_for_nothing(pair):
+    estimate, truth, mask = pair
+    cleared = xsim(estimate * mask, truth * mask, mask)
+    assert xsim(torch.where(mask, estimate, math.nan), torch.where(mask, truth, math.inf), mask) == cleared
+    estimate[tuple(mask.nonzero()[0].tolist())] = math.nan
+    assert math.isnan(xsim(estimate, truth, mask))
+
+
 def test_regions():
     labels = torch.tensor([0, 1, 1, 2, 2, 5]).reshape(1, 2, 3)
     image = torch.tensor([9.0, 1.0, 3.0, 4.0, 6.0, 7.0]).reshape(1, 2, 3)

@@ -259,11 +259,21 @@ def test_what_is_no_number_does_not_hide_saturation():
     assert inputs.saturation(magnitude) == clean > 0
 
 
-def test_unknown_noise_does_not_count_for_the_field_noise():
+@pytest.mark.parametrize("unknown", [0.0, math.inf, math.nan])
+def test_unknown_noise_does_not_count_for_the_field_noise(unknown):
     mask, noise = torch.ones(4, 4, 4, dtype=torch.bool), torch.full((4, 4, 4), 0.02)
-    noise[:3] = 0
+    noise[:3] = unknown
     assert {f.name: f.value for f in judge({"noise": noise, "mask": mask})}["field noise"] == pytest.approx(20)
     assert "field noise" not in {f.name for f in judge({"noise": 0 * noise, "mask": mask})}
+
+
+@pytest.mark.parametrize("unknown", [0.0, math.inf, math.nan])
+def test_what_is_left_is_told_in_noises_where_these_are_known(unknown, generator):
+    grid = Grid((21, 18, 16), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
+    mask, noise = torch.ones(grid.shape, dtype=torch.bool), torch.full(grid.shape, 0.01)
+    left = 0.01 * torch.randn(grid.shape, generator=generator)
+    noise[7:] = unknown
+    assert results.consistency(left, 0 * left, mask, grid, noise).noises == pytest.approx(1, abs=0.05)
 
 
 def test_maps_that_hold_no_numbers_outside_the_mask_are_judged_alike(generator):

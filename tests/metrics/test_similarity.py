@@ -45,6 +45,14 @@ def test_hfen_far_from_the_mask_does_not_count(generator):
     assert hfen(truth + 3, truth, mask) == pytest.approx(0, abs=1e-2)  # a constant has no detail, but for the sampling of the kernel
 
 
+def test_hfen_takes_what_is_no_number_outside_the_mask_for_nothing(pair):
+    estimate, truth, mask = pair
+    cleared = hfen(estimate * mask, truth * mask, mask)
+    assert hfen(torch.where(mask, estimate, math.nan), torch.where(mask, truth, math.inf), mask) == cleared
+    estimate[tuple(mask.nonzero()[0].tolist())] = math.nan
+    assert math.isnan(hfen(estimate, truth, mask))
+
+
 @pytest.mark.parametrize("first", [0, 9])
 @pytest.mark.parametrize("peak", [None, 0.7])
 def test_ssim_is_scikit_images(pair, peak, first):

@@ -37,6 +37,11 @@ def laplacian_of_gaussian(image: Tensor, sigma: float, reach: int) -> Tensor:
     return along(bent, smooth, 2).add_(along(along(one, smooth, 1), bend, 2))
 
 
+def numbers(image: Tensor, mask: Tensor) -> Tensor:
+    """Return an image that is zero where it has no number outside a mask; inside, a NaN is to be seen."""
+    return torch.where(mask | image.isfinite(), image, 0.0)
+
+
 def around(mask: Tensor, reach: int) -> tuple[slice, slice, slice]:
     """Return the box that holds a mask and so many voxels around it, cut off at the edge of the volume."""
     sides = []

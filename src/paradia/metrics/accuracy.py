@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from paradia.errors import MaskError
-from paradia.metrics._filters import around
+from paradia.metrics._filters import around, numbers
 from paradia.types import Mask, Volume
+
+ROUNDING = 1e-12
+"""Spread of values beside their size that is none."""
 
 XSIM_WINDOW = 5
 XSIM_C1 = 0.01**2
@@ -40,7 +43,7 @@ def nrmse(estimate: Volume, truth: Volume, mask: Mask, *, kind: Literal["plain",
     """
     a, b = _inside(estimate, truth, mask)
     if kind != "plain":
-        a, b = a - a.mean(), b - b.mean()
+        a, b = _centred(a), _centred(b)
     if kind == "detrended":
         a = a / (a.dot(b) / b.dot(b))
     return 100 * _ratio((a - b).norm(), b.norm())
@@ -49,14 +52,14 @@ def nrmse(estimate: Volume, truth: Volume, mask: Mask, *, kind: Literal["plain",
 def correlation(estimate: Volume, truth: Volume, mask: Mask) -> float:
     """Return Pearson's correlation over the mask, between −1 and 1."""
     a, b = _inside(estimate, truth, mask)
-    a, b = a - a.mean(), b - b.mean()
+    a, b = _centred(a), _centred(b)
     return _ratio(a.dot(b), a.norm() * b.norm())
 
 
 def slope(estimate: Volume, truth: Volume, mask: Mask) -> float:
     """Return the slope of the regression estimate = slope · truth + intercept: 1 is right, below 1 is an underestimate."""
     a, b = _inside(estimate, truth, mask)
-    b = b - b.mean()
+    b = _centred(b)
     return _ratio(a.dot(b), b.dot(b))
 
 
@@ -84,7 +87,7 @@ def xsim(estimate: Volume, truth: Volume, mask: Mask) -> float:
     """
     _inside(estimate, truth, mask)
     box = around(mask, XSIM_WINDOW // 2)  # beyond, nothing reaches into the mask
-    a, b = estimate[box].double(), truth[box].double()
+    a, b = (numbers(image[box].double(), mask[box]) for image in (estimate, truth))
     mean_a, mean_b = _local_mean(a), _local_mean(b)
     var_a, var_b = _local_mean(a * a) - mean_a**2, _local_mean(b * b) - mean_b**2
     covariance = _local_mean(a * b) - mean_a * mean_b
@@ -128,7 +131,7 @@ def region_slope(estimate: Volume, truth: Volume, labels: Int[Tensor, "x y z"], 
     b = torch.tensor(list(region_means(truth, labels, mask).values()), dtype=torch.float64)
     if len(b) < 2:
         raise MaskError(f"a slope over regions needs two regions, got {len(b)}. Check the labels against the mask.")
-    b = b - b.mean()
+    b = _centred(b)
     return _ratio(a.dot(b), b.dot(b))
 
 
@@ -139,10 +142,18 @@ def _inside(estimate: Tensor, truth: Tensor, mask: Tensor) -> tuple[Tensor, Tens
     return estimate[mask].double(), truth[mask].double()
 
 
+def _centred(values: Tensor) -> Tensor:
+    """Take away the mean; where all values are alike nothing is left, not even what rounding would leave."""
+    rest = values - values.mean()
+    return torch.zeros_like(rest) if float(rest.abs().max()) <= ROUNDING * float(values.abs().max()) else rest
+
+
 def _local_mean(image: Tensor) -> Tensor:
     return avg_pool3d(image[None], XSIM_WINDOW, stride=1, padding=XSIM_WINDOW // 2, count_include_pad=False)[0]
 
 
 def _ratio(above: Tensor, below: Tensor) -> float:
-    """Divide, giving NaN for 0/0 rather than an exception."""
-    return float(above) / float(below) if float(below) else math.nan if not float(above) else math.copysign(math.inf, float(above))
+    """Divide, giving NaN for 0/0 and infinity for other divisions by zero rather than an exception."""
+    if float(below):
+        return float(above) / float(below)
+    return math.copysign(math.inf, float(above)) if abs(float(above)) > 0 else math.nan

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from paradia.metrics import inputs, results
+from paradia.operators.weighting import typical_noise
 
 Verdict: TypeAlias = Literal["good", "check", "bad"]
 Board: TypeAlias = Mapping[str, Any]
@@ -91,8 +92,7 @@ def _sign(board: Board) -> float:
 
 
 def _noise(board: Board) -> float:
-    noise = board["noise"][board["mask"] & (board["noise"] > 0)]  # zero is unknown
-    return float(noise.median()) * 1000 if noise.numel() else math.nan
+    return 1000 * typical_noise(board["noise"], board["mask"]) or math.nan  # zero is unknown
 
 
 def _novelty(board: Board) -> float:

@@ -12,6 +12,7 @@ from paradia.fft import bounding_box, fast_shape, pad, rfftn
 from paradia.grid import Grid
 from paradia.metrics._masks import erode
 from paradia.operators.dipole import Dipole, dipole_kernel
+from paradia.operators.weighting import known_noise
 from paradia.sources.inside import within
 from paradia.types import Mask, Volume
 
@@ -95,10 +96,9 @@ def consistency(local_field: Volume, chi: Volume, mask: Mask, grid: Grid, noise:
     rms, field_rms = float(rest.square().mean().sqrt()), float(measured.square().mean().sqrt())
     noises = math.nan
     if noise is not None:
-        sd = noise[box][inside].double()
-        known = sd > 0
+        known = known_noise(noise, mask)[box][inside]
         if known.any():
-            noises = float((rest[known] / sd[known]).square().mean().sqrt())
+            noises = float((rest[known] / noise[box][inside][known].double()).square().mean().sqrt())
     return Consistency(rms / field_rms if field_rms else math.nan, rms, noises)
 
 

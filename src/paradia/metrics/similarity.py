@@ -7,7 +7,7 @@ import math
 import torch
 
 from paradia.errors import InputError, MaskError
-from paradia.metrics._filters import around, laplacian_of_gaussian, mirrored_mean
+from paradia.metrics._filters import around, laplacian_of_gaussian, mirrored_mean, numbers
 from paradia.metrics.accuracy import _ratio
 from paradia.sources.inside import within
 from paradia.types import Mask, Volume
@@ -46,7 +46,8 @@ def hfen(estimate: Volume, truth: Volume, mask: Mask) -> float:
     """
     _check(mask)
     box = around(mask, REACH)  # beyond, nothing reaches into the mask
-    a, b, inside = estimate[box].double(), truth[box].double(), mask[box]
+    inside = mask[box]
+    a, b = (numbers(image[box].double(), inside) for image in (estimate, truth))
     error, detail = (laplacian_of_gaussian(image, SIGMA, REACH)[inside] for image in (a - b, b))
     return 100 * _ratio(error.norm(), detail.norm())
 

@@ -148,6 +148,38 @@ class Voxels:
         return p, n
 
 
+class Misfit:
+    r"""The field's misfit as a term of the splitting: :math:`\frac12\|W(Dx - f)\|^2` with :math:`x = p - n`.
+
+    An even shift of χ in the mask makes a field that sources outside could make as well, so that no background removal keeps it, and a
+    constant is what background removals leave. Both shares of the field are left free, and follow the sources.
+
+    Parameters
+    ----------
+    frame
+        The data.
+    coupling
+        Penalty of the splitting.
+    """
+
+    def __init__(self, frame: Frame, coupling: float) -> None:
+        self.field, self.coupling = frame.field, coupling
+        self.dipole = Dipole(frame.window.grid).to(frame.field).kernel
+        self.shrink = frame.weights / (frame.weights + coupling)
+        self.nobodys = _apart(frame.weights, frame.even, frame.window.mask.to(frame.even))
+        self.dual = torch.zeros_like(frame.field)
+
+    def step(self, difference: Tensor) -> Tensor:
+        """Move the dual to a spectrum of p − n and return that of the pull on it."""
+        made = irfftn(times(difference, self.dipole), self.field.shape)
+        field, left = self.field.clone(), made - self.field
+        for heavy, pattern in self.nobodys:
+            field.add_(pattern, alpha=float((heavy * left).sum()))
+        target = made.sub_(field).add_(self.dual)
+        self.dual = target * self.shrink
+        return rfftn(target.sub_(self.dual, alpha=2).add_(field)).mul_(self.dipole).mul_(2 * self.coupling)
+
+
 def joint(
     frame: Frame,
     voxels: Callable[[Tensor, Tensor], Pair],
@@ -162,34 +194,22 @@ def joint(
 
     Split off are :math:`D(p - n)`, p and n themselves, and their slopes. What couples p and n in the frequency domain is the same for
     their difference and their sum, :math:`(2\mu D^2 + \rho L + \nu)\hat q` and :math:`(\rho L + \nu)\hat t`, so that an iteration takes
-    three pairs of transforms and two divisions. The sources given back keep the signs and the mask exactly.
-
-    An even shift of χ in the mask makes a field that sources outside could make as well, so that no background removal keeps it, and a
-    constant is what background removals leave. Both shares of the field are left free, and the mean of :math:`p - n` is held by the
-    voxels' terms.
+    three pairs of transforms and two divisions. The sources given back keep the signs and the mask exactly, and the mean of
+    :math:`p - n`, which the misfit leaves free, is held by the voxels' terms.
     """
-    shape = frame.field.shape
-    dipole = Dipole(frame.window.grid).to(frame.field).kernel
-    base = Laplacian(frame.window.grid).to(frame.field).kernel.mul(-couplings.slope).add_(couplings.voxel)
-    for_difference = (dipole.square().mul_(2 * couplings.field) + base).reciprocal_()
-    for_sum = base.reciprocal()
+    shape, grid = frame.field.shape, frame.window.grid
+    misfit = Misfit(frame, couplings.field)
+    terms = None if limit is None else (Slopes(grid, limit, frame.field), Slopes(grid, limit, frame.field))
+    base = Laplacian(grid).to(frame.field).kernel.mul(-couplings.slope).add_(couplings.voxel)
+    for_difference, for_sum = (base + 2 * couplings.field * misfit.dipole.square()).reciprocal_(), base.reciprocal()
     stencil = base - couplings.voxel
-    shrink = frame.weights / (frame.weights + couplings.field)
-    nobodys = _apart(frame.weights, frame.even, frame.window.mask.to(frame.even))
-    terms = None if limit is None else (Slopes(frame.window.grid, limit, frame.field), Slopes(frame.window.grid, limit, frame.field))
-    dual, dual_p, dual_n = (torch.zeros_like(frame.field) for _ in range(3))
+    dual_p, dual_n = torch.zeros_like(frame.field), torch.zeros_like(frame.field)
     p, n = voxels(dual_p, dual_n)
     difference, total = rfftn(p - n), rfftn(p + n)
     iteration, relative = 0, math.inf
     while relative > tol and iteration < max_iter:
         iteration += 1
-        made = irfftn(times(difference, dipole), shape)
-        field, left = frame.field.clone(), made - frame.field
-        for heavy, pattern in nobodys:
-            field.add_(pattern, alpha=float((heavy * left).sum()))
-        target = made.sub_(field).add_(dual)
-        dual = target * shrink
-        pull = rfftn(target.sub_(dual, alpha=2).add_(field)).mul_(dipole).mul_(2 * couplings.field)
+        pull = misfit.step(difference)
         x_difference, x_sum = irfftn(difference, shape), irfftn(total, shape)
         x_p, x_n = x_sum.add(x_difference).mul_(0.5), x_sum.sub_(x_difference).mul_(0.5)
         before = (p, n)
