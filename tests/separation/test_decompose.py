@@ -123,6 +123,28 @@ def test_dead_and_rising_voxels_give_numbers(generator):
             assert 0 <= float(source.min()) <= float(source.max()) < 1
 
 
+@pytest.mark.parametrize("lost", [0, 1, -1])
+def test_an_echo_that_is_zero_was_not_measured(lost, generator):
+    magnitude, chi, r2, _ = pools(generator, noise=0.002)
+    kept = [echo for echo in range(len(magnitude)) if echo != lost % len(magnitude)]
+    mask, fewer = torch.ones(GRID.shape, dtype=torch.bool), Scan(tuple(SCAN.echo_times[echo] for echo in kept), SCAN.b0)
+    alone = decompose(magnitude[kept], chi[kept], mask, GRID, fewer, r2, dr_pos=137.0, dr_neg=110.0)
+    whole = measure(magnitude, chi, r2=r2)
+    magnitude[lost, :2] = 0
+    for got, less, all_ in zip(measure(magnitude, chi, r2=r2), alone, whole, strict=True):
+        torch.testing.assert_close(got[:2], less[:2], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(got[2:], all_[2:], rtol=1e-4, atol=1e-6)
+    magnitude[:, 2] = 0
+    assert not any(bool(source[2].any()) for source in measure(magnitude, chi, r2=r2))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e18])
+def test_the_unit_of_the_echoes_is_any(scale, generator):
+    magnitude, chi, r2, _ = pools(generator)
+    for got, want in zip(measure(scale * magnitude, chi, r2=r2), measure(magnitude, chi, r2=r2), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5)
+
+
 def test_maps_of_another_precision_are_taken_to_that_of_the_echoes(generator):
     magnitude, chi, r2, _ = pools(generator)
     single = measure(magnitude, chi, r2=r2)

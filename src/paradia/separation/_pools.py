@@ -64,7 +64,7 @@ def fit(model: Model, data: Tensor, rate: Tensor | None, expected: float, max_it
     model
         What all voxels share.
     data
-        Signal over that at time zero, (part, echo, voxel).
+        Signal over that at time zero, (part, echo, voxel); an echo of which both parts are zero was not measured, and does not count.
     rate
         Rate of the neutral pool, 1/s, where it is known.
     expected
@@ -106,6 +106,9 @@ def fit(model: Model, data: Tensor, rate: Tensor | None, expected: float, max_it
 def _normal(model: Model, data: Tensor, rate: Tensor | None, theta: Tensor, prior: Tensor, belief: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the cost, the matrix of the normal equations (parameter, parameter, voxel) and the gradient."""
     total, slopes = model.signal(theta, rate)
+    there = (data != 0).any(0)
+    if not bool(there.all()):
+        total, slopes = total * there, slopes * there
     slopes = slopes.flatten(1, 2)
     residual = (total - data).flatten(0, 1)
     firm = model.noise**-2

@@ -61,7 +61,8 @@ def decompose(
     Parameters
     ----------
     magnitude
-        Magnitudes of the echoes, any unit.
+        Magnitudes of the echoes, any unit. An echo that is zero in a voxel was not measured there and is left out; without any nothing is
+        given.
     chi
         Total susceptibility, ppm: one map, or one an echo on an axis before x, y, z.
     mask
@@ -137,7 +138,7 @@ def decompose(
         data = torch.stack([size * torch.cos(phase[:, part]), size * torch.sin(phase[:, part])])
         theta, moving = fit(model, data, None if slow is None else slow[part], max(expected, SLOWEST), max_iter, tol)
         late += int(moving.sum())
-        found.append(_read(theta, model, composite))
+        found.append(_read(theta, model, composite) * (size > 0).any(0))
         if callback is not None:
             callback(number, 1 - number / len(chunks))
     if late > LATE * signal.shape[1]:
@@ -165,6 +166,8 @@ def _check_echoes(magnitude: Tensor, chi: Tensor, scan: Scan) -> None:
 
 def _normalised(signal: Tensor, times: Tensor) -> Tensor:
     """Divide by the signal at time zero, as a straight line through its logarithms tells; where there is none, nothing remains."""
+    signal = signal.clamp_min(0)
+    signal = signal / signal.amax(0).clamp_min(torch.finfo(signal.dtype).tiny)  # so that no square vanishes or overflows
     weight = signal.square()
     weight = weight / weight.sum(0).clamp_min(torch.finfo(signal.dtype).tiny)
     logs = signal.clamp_min(torch.finfo(signal.dtype).tiny).log()
