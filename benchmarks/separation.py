@@ -79,6 +79,8 @@ SPIN = ("closed_form", "chisep_medi", "chisep_ilsqr", "wavesep", "decompose", "s
 ALONE = ("r2star_qsm", "closed_form", "chisep_medi", "chisep_ilsqr", "wavesep", "decompose", "sepnet_r2star")
 AFTER = "nextqsm+"
 """Before the name of a method: with the local field and χ that `nextqsm` finds instead of those of `joint` and `l1bayes`."""
+INVERTED = ("`joint` and `l1bayes`", "`nextqsm`")
+"""Where the χ comes from that separations are given."""
 GROUPS = {
     "with spin echoes": (*SPIN, f"{AFTER}chisep_medi", f"{AFTER}sepnet_r2prime"),
     "gradient echoes alone": (*ALONE, f"{AFTER}r2star_qsm", f"{AFTER}sepnet_r2star"),
@@ -107,6 +109,8 @@ class Score(NamedTuple):
     """Mean χ+ in calcifications, ppb."""
     veins: float
     """Mean χ− in veins, ppb."""
+    difference: float
+    """NRMSE of χ+ − χ− in tissue, %, its mean left out, which no field tells."""
 
 
 def main() -> None:
@@ -200,12 +204,23 @@ def separated(name: str, board: dict[str, Any], **knobs: Any) -> tuple[Tensor, T
 
 
 def judged(pos: Tensor, neg: Tensor, head: Subject, mask: Tensor) -> Score:
-    strong = torch.isin(head.labels, torch.tensor([LABELS[name] for name in STRONG]))
-    tissue = mask & ~strong
+    tissue = tissue_of(head, mask)
     errors = [100 * float((a - b)[tissue].norm() / b[tissue].norm()) for a, b in ((pos, head.chi_pos), (neg, head.chi_neg))]
     nuclei, tracts = regions(pos, head.chi_pos, head, mask, NUCLEI), regions(neg, head.chi_neg, head, mask, TRACTS)
     places = [mask & (head.labels == LABELS[name]) for name in ("calcification", "vein")]
-    return Score(*errors, *nuclei, *tracts, 1e3 * leak(pos, places[0]), 1e3 * leak(neg, places[1]))
+    leaks = [1e3 * leak(image, place) for image, place in zip((pos, neg), places, strict=True)]
+    return Score(*errors, *nuclei, *tracts, *leaks, off(pos - neg, head, tissue))
+
+
+def off(chi: Tensor, head: Subject, tissue: Tensor) -> float:
+    """Return the NRMSE of a total susceptibility over tissue, %, means left out."""
+    found, truth = ((image - image[tissue].mean())[tissue] for image in (chi, head.chi_pos - head.chi_neg))
+    return 100 * float((found - truth).norm() / truth.norm())
+
+
+def tissue_of(head: Subject, mask: Tensor) -> Tensor:
+    """Return the mask without lesions and veins."""
+    return mask & ~torch.isin(head.labels, torch.tensor([LABELS[name] for name in STRONG]))
 
 
 def regions(found: Tensor, truth: Tensor, head: Subject, mask: Tensor, names: Sequence[str]) -> tuple[float, float, float]:
@@ -221,8 +236,7 @@ def regions(found: Tensor, truth: Tensor, head: Subject, mask: Tensor, names: Se
 
 def together(board: dict[str, Any], head: Subject) -> list[float]:
     """Return how the network without spin echoes goes with that which has them, both after `nextqsm`: correlation and slope, χ+ then χ−."""
-    strong = torch.isin(head.labels, torch.tensor([LABELS[name] for name in STRONG]))
-    tissue = board["mask"] & ~strong
+    tissue = tissue_of(head, board["mask"])
     with_them = separated(f"{AFTER}sepnet_r2prime", given(board, "with spin echoes"), dr_pos=head.dr_pos, dr_neg=head.dr_neg)
     without = separated(f"{AFTER}sepnet_r2star", given(board, "gradient echoes alone"), dr_pos=head.dr_pos, dr_neg=head.dr_neg)
     values = []
@@ -232,11 +246,18 @@ def together(board: dict[str, Any], head: Subject) -> list[float]:
     return values
 
 
+def totals_of(board: dict[str, Any], head: Subject) -> list[float]:
+    """Return how far the χ is off that separations are given, %: that of the classical chain, and that of `nextqsm` where it is here."""
+    tissue = tissue_of(head, board["mask"])
+    return [off(chi, head, tissue) for chi in (board["chi"], *([board[AFTER]["chi"]] if AFTER in board else []))]
+
+
 def accuracy(options: argparse.Namespace) -> list[str]:
     """Measure everything on every head."""
     kept: dict[str, list[float]] = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
     scores: dict[tuple[float, str, str], dict[tuple[str, float, float], Score]] = {}
     alike: list[str] = []
+    totals: dict[float, list[list[float]]] = {}
     for head_name in options.heads:
         for b0 in options.b0:
             head = person(head_name, b0, options.stride)
@@ -244,6 +265,9 @@ def accuracy(options: argparse.Namespace) -> list[str]:
                 start = time.perf_counter()
                 board = board_of(head, snr)
                 print(f"{head_name}, {b0:g} T, SNR {snr:g}: inputs in {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+                key = f"{head_name} {b0:g} {snr:g} totals"
+                kept[key] = kept.get(key) or totals_of(board, head)
+                totals.setdefault(b0, []).append(kept[key])
                 for group, names in GROUPS.items():
                     data = given(board, group)
                     for name in filter(trained, names):
@@ -267,6 +291,11 @@ def accuracy(options: argparse.Namespace) -> list[str]:
         for group, names in GROUPS.items():
             rows = [name for name in names if (b0, group, name) in scores]
             lines += [f"## {b0:g} T, {group}", "", *table(rows, b0, group, scores, options), ""]
+        means = [f"{fmean(column):.1f}" for column in zip(*totals[b0], strict=True)]
+        lines += [
+            f"NRMSE of the χ that went in, at {b0:g} T: " + ", ".join(f"{m} % ({n})" for m, n in zip(means, INVERTED, strict=False)) + ".",
+            "",
+        ]
     if alike:
         lines += ["## The network without spin echoes against that with them", "", "Over the voxels of tissue, both after `nextqsm`.", ""]
         lines += ["| head | correlation χ+ | slope χ+ | correlation χ− | slope χ− |", "|---|---|---|---|---|", *alike, ""]
@@ -288,6 +317,7 @@ def table(rows: Sequence[str], b0: float, group: str, scores: dict, options: arg
         "χ− of tracts, %: mean; either way; slope",
         "χ+ in calcification, ppb",
         "χ− in veins, ppb",
+        "NRMSE χ+ − χ−, %",
     ]
     lines = [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name in rows:
@@ -299,6 +329,7 @@ def table(rows: Sequence[str], b0: float, group: str, scores: dict, options: arg
             common, off, slope = (mean(name, attrgetter(region + figure), None) for figure in ("", "_off", "_slope"))
             cells.append(f"{common:+.1f}; {off:.1f}; {slope:.2f}")
         cells += [f"{mean(name, lambda s: s.calcification, None):.0f}", f"{mean(name, lambda s: s.veins, None):.0f}"]
+        cells.append(f"{mean(name, attrgetter('difference'), None):.1f}")
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return lines
 
