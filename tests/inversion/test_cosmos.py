@@ -106,6 +106,28 @@ def test_noise_maps_help(case):
     torch.testing.assert_close(thrice, cosmos(case.fields, case.mask, case.grid, DIRECTIONS, case.noise), rtol=1e-3, atol=1e-5)
 
 
+def test_a_constant_of_each_field_is_no_source(case):
+    lifted = case.fields + 0.005 * torch.tensor([1.0, -0.5, 1.2, 0.3])[:, None, None, None] * case.mask
+    chi, same = (cosmos(fields, case.mask, case.grid, DIRECTIONS, case.noise) for fields in (case.fields, lifted))
+    assert float((same - chi).norm() / chi.norm()) < 0.01
+
+
+def test_an_orientation_of_unknown_noise_does_not_count(case):
+    unknown = case.noise.clone()
+    unknown[3] = 0.0
+    got = cosmos(case.fields, case.mask, case.grid, DIRECTIONS, unknown, weight=0.0)
+    expected = cosmos(case.fields[:3], case.mask, case.grid, DIRECTIONS[:3], case.noise[:3], weight=0.0)
+    assert float((got - expected).norm() / expected.norm()) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("knob", "wrong"), [("weight", -1.0), ("weight", math.nan), ("tol", -1.0), ("tol", math.nan), ("max_iter", 0), ("max_iter", -1)]
+)
+def test_knobs_out_of_range_are_refused(knob, wrong, case):
+    with pytest.raises(InputError, match=f"{knob} must be .*, got {wrong}"):
+        cosmos(case.fields, case.mask, case.grid, DIRECTIONS, case.noise, **{knob: wrong})
+
+
 def test_a_voxel_of_no_noise_to_speak_of_does_not_count_for_all_others(case):
     spoilt = case.noise.clone()
     spoilt[1, 20, 18, 17] = 1e-9
@@ -161,6 +183,7 @@ def test_equals_dense_normal_equations_of_numpy():
     for k in range(3):
         kernel = Dipole(Grid(window.grid.shape, grid.voxel_size, tuple(DIRECTIONS[k].tolist()))).double()
         matrix = kernel(identity).reshape(n, n).T.numpy()[inside] * weights[k][:, None]
+        matrix -= np.outer(weights[k], weights[k] @ matrix) / (weights[k] @ weights[k])  # a constant of each field is free
         normal, right = normal + matrix.T @ matrix, right + matrix.T @ (weights[k] * fields[k][mask].numpy())
     expected = np.linalg.solve(normal, right)
     expected -= expected.mean()

@@ -42,6 +42,7 @@ WRONG = {  # beside 0, −1 and NaN, or instead of them
     "csf": (-1.0, torch.nan),
     "reach": (torch.nan, torch.inf),
     ("ilsqr", "weight"): (-1.0, torch.nan),
+    "tol": (-1.0, torch.nan, torch.inf),
 }
 
 
@@ -97,7 +98,7 @@ def test_all_methods_have_bounds():
     assert set(METHODS) == set(BOUNDS)
 
 
-FREE = ("tv", "nltv", "fansi", "l1", "hdqsm", "medi", "l1bayes", "whqsm")
+FREE = ("tv", "nltv", "fansi", "l1", "hdqsm", "medi", "l1bayes", "whqsm", "ndi", "ilsqr")
 """What takes a field for known but for a constant."""
 
 
@@ -223,8 +224,8 @@ def test_no_number_outside_the_mask_does_not_matter(invert, case):
 
 
 @pytest.mark.parametrize("axis", [0, 2])
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("ilsqr", "nltv")])  # these look at the slopes ahead of a voxel
-def test_mirrors_with_an_axis(name, axis, case):
+@pytest.mark.parametrize(("name", "knobs"), [*((name, {}) for name in METHODS), ("fansi", {"regulariser": "tgv"})])
+def test_mirrors_with_an_axis(name, knobs, axis, case):
     box = (slice(10, 30), slice(12, 33), slice(10, 28))
     field, mask = case.field[box], case.mask[box].clone()
     mask[:3, :4, :5] = mask[-2:, 3:, 6:] = False  # no two sides alike
@@ -233,8 +234,9 @@ def test_mirrors_with_an_axis(name, axis, case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         invert = load("inversion", name).function
-        straight, mirrored = invert(field, mask, grids[0]), invert(field.flip(axis), mask.flip(axis), grids[1]).flip(axis)
-    assert float((mirrored - straight).norm() / straight.norm()) < (0.01 if name == "l1bayes" else 1e-4)
+        straight = invert(field, mask, grids[0], **knobs)
+        mirrored = invert(field.flip(axis), mask.flip(axis), grids[1], **knobs).flip(axis)
+    assert float((mirrored - straight).norm() / straight.norm()) < (0.01 if name in ("l1bayes", "ilsqr") else 1e-4)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -252,11 +254,13 @@ def test_noise_that_is_known_nowhere_is_no_noise_map(invert, case):
 
 
 def knobs_out_of_range():
-    """Every knob that is a number with a point, at values that make no sense."""
+    """Every knob that is a number, at values that make no sense."""
     for name in METHODS:
         for knob, value in load("inversion", name).knobs.items():
-            if isinstance(value, float) and knob != "tol":
+            if isinstance(value, float):
                 yield from ((name, knob, wrong) for wrong in WRONG.get((name, knob), WRONG.get(knob, (0.0, -1.0, torch.nan))))
+            elif isinstance(value, int) and not isinstance(value, bool):
+                yield from ((name, knob, wrong) for wrong in (0, -1))
 
 
 @pytest.mark.parametrize(("name", "knob", "wrong"), list(knobs_out_of_range()))

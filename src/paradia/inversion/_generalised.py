@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from paradia.grid import Grid
-from paradia.sources.slopes import add_fall, add_slope
+from paradia.sources.slopes import add_bend, add_fall, add_slope, add_unbend
 
 PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 """Components of a symmetric matrix."""
@@ -15,7 +15,7 @@ PAIRS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 class GeneralisedVariation:
     r"""Duals and slopes of :math:`\min_p w\|\nabla x - p\|_1 + w_2\|\mathcal E p\|_1` (absolute components; periodic).
 
-    :math:`\mathcal E` is the symmetrised gradient by backward differences. Minimising over :math:`p` would take a linear
+    :math:`\mathcal E` is the symmetrised gradient, see `add_bend`. Minimising over :math:`p` would take a linear
     solve of its own; instead :math:`p` goes one step of a length that cannot overshoot down the augmented Lagrangian, all
     in space, so that the term costs no transform more than `Variation`. With :math:`q = 2u' - u` the step is
     :math:`p' = p + \tfrac12(q_1 - r\,\mathcal E^T q_2)`, and the target is
@@ -54,7 +54,7 @@ class GeneralisedVariation:
         for (i, j), u in self.second.items():
             q = self._bend(u, i, j)
             for along, across in {(i, j), (j, i)}:
-                add_slope(moves[along], q, across, self.coupling / self.voxel_size[across])
+                add_unbend(moves[along], q, along, across, -self.coupling / self.voxel_size[across])
         pull = torch.zeros_like(x)
         for axis, (p, move, q, size) in enumerate(zip(self.slopes, moves, ahead, self.voxel_size, strict=True)):
             p.add_(move, alpha=0.5)
@@ -66,6 +66,6 @@ class GeneralisedVariation:
         before = u.clone()
         half = 1.0 if i == j else 0.5
         for along, across in {(i, j), (j, i)}:
-            add_fall(u, self.slopes[along], across, -half / self.voxel_size[across])
+            add_bend(u, self.slopes[along], along, across, half / self.voxel_size[across])
         u.clamp_(-self.limits[1], self.limits[1])
         return before.neg_().add_(u, alpha=2)

@@ -9,14 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paradia.errors import GeometryError, InputError
-from paradia.fft import Window, irfftn, rfftn
+from paradia.fft import Window, half_counts, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.inversion._inputs import framed
 from paradia.inversion._variation import MARGIN
 from paradia.operators.dipole import dipole_kernel
 from paradia.operators.weighting import certainty
-from paradia.solvers.lsmr import lsmr
+from paradia.solvers.lsmr import Map, lsmr
 from paradia.sources.inside import within
+from paradia.sources.knobs import check_not_negative, check_stop
 from paradia.types import Callback, Image, Mask
 
 CITE = "10.1002/mrm.21828"
@@ -48,7 +49,8 @@ def cosmos(
     Every orientation leaves another cone of frequencies in the dark; together they show all. Without a noise map, or when each
     orientation's is uniform, :math:`\hat\chi = \sum_k w_k D_k\hat f_k / (\sum_k w_k D_k^2 + \epsilon)` with :math:`w_k` one over the
     variances. With noise maps
-    :math:`\sum_k\|W_k(D_k\chi - f_k)\|^2 + \epsilon\|\chi\|^2` is least, over the mask alone.
+    :math:`\sum_k\|W_k(D_k\chi + b_k - f_k)\|^2 + \epsilon\|\chi\|^2` is least, over the mask alone and with any constant
+    :math:`b_k` in each field: background removals leave one.
 
     Parameters
     ----------
@@ -80,7 +82,7 @@ def cosmos(
     Raises
     ------
     InputError
-        Fewer than two orientations, a direction without length, or all nearly parallel.
+        Fewer than two orientations, a direction without length, or all nearly parallel; a knob out of range.
     GeometryError
         Shapes that do not fit the grid or the number of directions.
     MaskError
@@ -97,6 +99,8 @@ def cosmos(
     ----------
     Liu T, Spincemaille P, de Rochefort L, Kressler B, Wang Y. Magn Reson Med 2009;61:196-204. doi:10.1002/mrm.21828.
     """
+    check_not_negative(weight=weight)
+    check_stop(max_iter=max_iter, tol=tol)
     _check(local_field, directions, noise)
     window = framed(local_field, mask, grid, MARGIN, noise=noise)
     kernels = torch.stack([dipole_kernel(turned).to(local_field) for turned in _turned(window.grid, directions)])
@@ -106,27 +110,51 @@ def cosmos(
     total = (worth * kernels.square()).sum(0)
     total.add_(weight * len(kernels) * (total > 0))
     total.masked_fill_(total < UNSEEN, torch.inf)  # no field knows the mean of χ
-    # The penalty is one more field, that of χ itself.
-    shown = torch.cat([kernels, torch.full_like(kernels[:1], (weight * len(kernels)) ** 0.5)])
-    counted = torch.cat([weights.expand(fields.shape[-4:]), torch.ones_like(weights[:1])])
 
     def invert(fields: Tensor) -> Tensor:
         if uniform:
             return irfftn((rfftn(fields) * kernels * worth).sum(0) / total, window.grid.shape)
         half = total.rsqrt()  # unknowns in which the problem is well conditioned
-        solution = lsmr(
-            lambda y: irfftn(rfftn(y).mul_(half) * shown, y.shape).mul_(counted),
-            lambda residual: irfftn(rfftn(residual * counted).mul_(shown).sum(0).mul_(half), window.grid.shape),
-            torch.cat([weights * fields, torch.zeros_like(fields[:1])]),
-            max_iter=max_iter,
-            tol=tol,
-            callback=callback,
-        )
-        return irfftn(rfftn(solution.warn("cosmos").x) * half, window.grid.shape)
+        forward, adjoint = _system(kernels, weights, half, (weight * len(kernels)) ** 0.5)
+        known = torch.cat([_free(weights * fields, weights).flatten(), fields.new_zeros(2 * half.numel())])
+        solution = lsmr(forward, adjoint, known, max_iter=max_iter, tol=tol, callback=callback)
+        return irfftn(solution.warn("cosmos").x * half / _even(half, weights), window.grid.shape)
 
     several = fields.flatten(0, -5) if fields.ndim > 4 else fields[None]
     chi = torch.stack([invert(one) for one in several]).mul_(window.mask)
     return window.put(chi.unflatten(0, fields.shape[:-4]) if fields.ndim > 4 else chi[0])
+
+
+def _system(kernels: Tensor, weights: Tensor, half: Tensor, hold: float) -> tuple[Map, Map]:
+    r"""Return the least squares that noise maps ask for, and their adjoint, from and to a half spectrum.
+
+    What is unknown is the spectrum of χ over ``half``, scaled so that its length is that of an image: then the penalty,
+    :math:`h\|\chi\|`, takes no transform. Residuals are those of all fields and of the penalty, in a row.
+    """
+    even, shape = _even(half, weights), weights.shape
+
+    def forward(y: Tensor) -> Tensor:
+        chi = y * half
+        seen = irfftn((chi / even) * kernels, shape).mul_(weights)
+        return torch.cat([_free(seen, weights).flatten(), torch.view_as_real(chi).flatten() * hold])
+
+    def adjoint(residual: Tensor) -> Tensor:
+        seen, held = residual[: weights.numel()].view(shape), residual[weights.numel() :].view(*half.shape, 2)
+        pull = rfftn(_free(seen, weights).mul_(weights)).mul_(kernels).sum(0).mul_(even)
+        return pull.add_(torch.view_as_complex(held), alpha=hold).mul_(half)
+
+    return forward, adjoint
+
+
+def _even(half: Tensor, like: Tensor) -> Tensor:
+    """Return what makes the length of a half spectrum that of its image."""
+    return (half_counts(like.shape[-1]).to(half) / like[0].numel()).sqrt()
+
+
+def _free(weighted: Tensor, weights: Tensor) -> Tensor:
+    """Take from weighted fields what a constant in each of them explains: background removals leave one."""
+    total = weights.square().sum((-3, -2, -1), keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)  # none where noise is unknown
+    return weighted - (weighted * weights).sum((-3, -2, -1), keepdim=True) / total * weights
 
 
 def _check(fields: Tensor, directions: Tensor, noise: Tensor | None) -> None:

@@ -11,7 +11,7 @@ from paradia.grid import Grid
 from paradia.inversion._generalised import GeneralisedVariation
 from paradia.inversion._splitting import Data, Frame, phase_quadratic, smooth, split
 from paradia.scan import Scan
-from paradia.sources.knobs import check_positive
+from paradia.sources.knobs import check_positive, check_stop
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.27073"
@@ -94,6 +94,7 @@ def fansi(
     if regulariser not in ("tv", "tgv"):
         raise InputError(f"the regulariser must be tv or tgv, got {regulariser!r}.")
     check_positive(weight=weight, bend=bend)
+    check_stop(max_iter=max_iter, tol=tol)
     frame = Frame.around(local_field, mask, grid, noise, scan)
     ratio = bend * grid.voxel_volume ** (1 / 3)
 

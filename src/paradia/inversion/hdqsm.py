@@ -7,7 +7,7 @@ from torch import Tensor
 from paradia.fft import irfftn, times
 from paradia.grid import Grid
 from paradia.inversion._splitting import Data, Frame, absolute, opened, quadratic, smooth, split
-from paradia.sources.knobs import check_positive
+from paradia.sources.knobs import check_positive, check_stop
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.29218"
@@ -86,6 +86,7 @@ def hdqsm(
     Lambert M, Tejos C, Langkammer C, Milovic C. Magn Reson Med 2022;88:962-972. doi:10.1002/mrm.29218.
     """
     check_positive(first_weight=first_weight, weight=weight)
+    check_stop(max_iter=max_iter, tol=tol)
     frame = Frame.around(local_field, mask, grid, noise)
 
     def invert(field: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from paradia.operators.smv import SMV
 from paradia.operators.weighting import Weighting
 from paradia.solvers.lsmr import lsmr
 from paradia.sources.inside import within
-from paradia.sources.streaks import ROUGH, STEEP, flatness, streaks
+from paradia.sources.knobs import check_not_negative, check_stop
+from paradia.sources.streaks import ROUGH, flat_slopes, flatness, streaks
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1016/j.neuroimage.2014.12.043"
@@ -46,10 +47,10 @@ def ilsqr(
 ) -> Image:
     r"""Solve by weighted least squares, then take away the streaks that make flat tissue uneven.
 
-    First :math:`\chi_L = \arg\min \|W(D\chi - f)\|^2 + w\alpha\|\chi\|^2`, where :math:`W` falls with the second derivative of the field.
-    Its streaks live where the dipole nearly vanishes. They are the :math:`\chi_S` made of frequencies with :math:`|D| < c` alone for
-    which :math:`\sum_i\|G_i\nabla_i(\chi_L - \chi_S)\|^2` is least, with :math:`G_i` one where a fast estimate of χ is flat and zero at
-    its edges. The result is :math:`\chi_L - \chi_S`.
+    First :math:`\chi_L = \arg\min \|W(D\chi + b - f)\|^2 + w\alpha\|\chi\|^2`, where :math:`W` falls with the second derivative of the
+    field and the constant b is free, as background removals leave one. Its streaks live where the dipole nearly vanishes. They are the
+    :math:`\chi_S` made of frequencies with :math:`|D| < c` alone for which :math:`\sum_i\|G_i\nabla_i(\chi_L - \chi_S)\|^2` is least, with
+    :math:`G_i` one where a fast estimate of χ is flat and zero at its edges. The result is :math:`\chi_L - \chi_S`.
 
     Parameters
     ----------
@@ -98,8 +99,10 @@ def ilsqr(
     ----------
     Li W, Wang N, Yu F, et al. NeuroImage 2015;108:111-122. doi:10.1016/j.neuroimage.2014.12.043.
     """
-    if not (0 <= weight < math.inf and 0 <= cone <= STRONGEST):
-        raise InputError(f"weight must not be negative and cone lie between 0 and 2/3, got {weight} and {cone}.")
+    check_not_negative(weight=weight)
+    check_stop(max_iter=max_iter, tol=tol)
+    if not 0 <= cone <= STRONGEST:
+        raise InputError(f"cone must lie between 0 and 2/3, got {cone}.")
     window = framed(local_field, mask, grid, MARGIN, noise=noise)
     known = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights
     dipole = Dipole(window.grid).to(local_field)
@@ -114,14 +117,20 @@ def ilsqr(
     def invert(field: Tensor) -> Tensor:
         nonlocal done
         done = 0
+        field = within(field - field[window.mask].median(), window.mask)  # or weights and guide would show the mask's edge
         if not field.detach().any():
             return torch.zeros_like(field)
         weights = known * flatness(laplacian(field).abs_(), window.mask, ROUGH)
+        total = weights.square().sum().clamp_min(torch.finfo(weights.dtype).tiny)
         damp = math.sqrt(weight * float(wiener(field, window.mask, window.grid)))
+
+        def free(weighted: Tensor) -> Tensor:
+            return weighted - (weighted * weights).sum() / total * weights
+
         solution = lsmr(
-            lambda chi: dipole(chi).mul_(weights),
-            lambda residual: dipole(weights * residual),
-            weights * field,
+            lambda chi: free(dipole(chi).mul_(weights)),
+            lambda residual: dipole(free(residual).mul_(weights)),
+            free(weights * field),
             damp=damp,
             max_iter=max_iter,
             tol=tol,
@@ -130,8 +139,7 @@ def ilsqr(
         done = solution.iterations
         chi = solution.warn("ilsqr").x * window.mask
         guide = irfftn(rfftn(field) * low_pass, field.shape)
-        slopes = Gradient(window.grid, periodic=True)(guide).abs_()
-        flat = torch.stack([flatness(slope, window.mask, STEEP) for slope in slopes])
+        flat = flat_slopes(Gradient(window.grid, periodic=True)(guide).abs_(), window.mask)
         found = streaks(chi, flat, dipole.kernel.abs() < cone, window, max_iter=max_iter, tol=tol, callback=told)
         return (chi - found.warn("ilsqr, streaks,").x).mul_(window.mask)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from paradia.grid import Grid
 from paradia.inversion._splitting import Data, Frame, opened, phase_absolute, smooth, split
 from paradia.scan import Scan
-from paradia.sources.knobs import check_positive
+from paradia.sources.knobs import check_positive, check_stop
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.28957"
@@ -87,6 +87,7 @@ def l1(
     Milovic C, Lambert M, Langkammer C, Bredies K, Irarrazaval P, Tejos C. Magn Reson Med 2022;87:457-473. doi:10.1002/mrm.28957.
     """
     check_positive(weight=weight)
+    check_stop(max_iter=max_iter, tol=tol)
     frame = Frame.around(local_field, mask, grid, noise, scan)
 
     def invert(field: Tensor) -> Tensor:

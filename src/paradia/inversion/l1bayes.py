@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.errors import InputError
 from paradia.fft import Window, each, irfftn, rfftn, times
 from paradia.grid import Grid
 from paradia.inversion._inputs import check_reach, checked_echoes, framed
@@ -19,7 +18,7 @@ from paradia.operators.weighting import Weighting
 from paradia.solvers.admm import admm
 from paradia.sources.cone import level
 from paradia.sources.inside import within
-from paradia.sources.knobs import check_positive
+from paradia.sources.knobs import check_count, check_positive, check_stop
 from paradia.sources.slopes import edges
 from paradia.sources.structure import smooth
 from paradia.types import Callback, Echoes, Image, Mask, Volume
@@ -118,9 +117,9 @@ def l1bayes(
     Zhou Y, et al. Front Neurosci 2025;19:1522227. doi:10.3389/fnins.2025.1522227.
     Candès EJ, Wakin MB, Boyd SP. J Fourier Anal Appl 2008;14:877-905. doi:10.1007/s00041-008-9045-x.
     """
-    if rounds < 1:
-        raise InputError(f"there must be at least one round, got {rounds}.")
     check_positive(weight=weight)
+    check_count(rounds=rounds)
+    check_stop(max_iter=max_iter, tol=tol)
     check_reach(reach)
     window = framed(local_field, mask, grid, max(MARGIN, 3 * reach), noise=noise)
     magnitude = checked_echoes(magnitude, mask, grid)

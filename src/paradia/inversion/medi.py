@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -14,7 +13,7 @@ from paradia.inversion._inputs import checked_echoes
 from paradia.inversion._splitting import Data, Frame, phase_quadratic, smooth, split
 from paradia.scan import Scan
 from paradia.sources.fluid import ventricles
-from paradia.sources.knobs import check_positive
+from paradia.sources.knobs import check_not_negative, check_positive, check_stop
 from paradia.sources.slopes import spared
 from paradia.types import Callback, Echoes, Image, Mask, Volume
 
@@ -119,8 +118,10 @@ def medi(
     Liu Z, Spincemaille P, Yao Y, Zhang Y, Wang Y. Magn Reson Med 2018;79:2795-2803. doi:10.1002/mrm.26946.
     """
     check_positive(weight=weight)
-    if not (0 <= edges < 1 and 0 <= csf < math.inf):
-        raise InputError(f"edges must lie in [0, 1) and csf not be negative, got {edges} and {csf}.")
+    check_stop(max_iter=max_iter, tol=tol)
+    check_not_negative(csf=csf)
+    if not 0 <= edges < 1:
+        raise InputError(f"edges must be a share from 0 to below 1, got {edges}.")
     frame = Frame.around(local_field, mask, grid, noise, scan, r2star=r2star)
     magnitude = checked_echoes(magnitude, mask, grid)
     window = frame.window

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from paradia.errors import InputError
 from paradia.fft import each, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.inversion._inputs import check_reach, framed
@@ -19,12 +19,16 @@ from paradia.operators.weighting import Weighting
 from paradia.solvers._solution import Solution
 from paradia.solvers.admm import relative_change
 from paradia.sources.inside import within
+from paradia.sources.knobs import check_positive, check_stop
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/nbm.4271"
 
 STRONGEST = 4 / 9
 """Largest square of the dipole's spectrum."""
+
+OPENING = 8
+"""Iterations in which the circle is a line. From χ = 0 a field of half a turn and more would be taken for the turn nearest to nothing."""
 
 
 def ndi(
@@ -42,8 +46,9 @@ def ndi(
 ) -> Image:
     r"""Fit the phase on the circle, without any prior on structure, by accelerated gradient descent.
 
-    Minimises :math:`\sum_r W^2\,(1 - \cos s(D\chi - f)) / s^2 + \frac{w\alpha}{2}\|\chi\|^2`. For small errors this is least
-    squares; an error of half a turn, as noise in veins and bleeds makes, hardly counts.
+    Minimises :math:`\sum_r W^2\,(1 - \cos s(D\chi + b - f)) / s^2 + \frac{w\alpha}{2}\|\chi\|^2`. The constant b is free, as background
+    removals leave one. For small errors this is least squares; an error of half a turn, as noise in veins and bleeds makes, hardly counts.
+    The first eight iterations are those of least squares: when they are done, the strong field of a bleed is no such error any more.
 
     Plain descent of this kind fits χ first and noise later, and is stopped early by hand. Here the quadratic term does what the
     stopping did, as strongly as the noise asks for, :math:`\alpha = \bar{D^2}\sigma^2 / (\|f\|^2 - \sigma^2)` (Wiener's), so that
@@ -98,8 +103,8 @@ def ndi(
     Polak D, Chatnuntawech I, Yoon J, et al. NMR Biomed 2020;33:e4271. doi:10.1002/nbm.4271.
     O'Donoghue B, Candès E. Found Comput Math 2015;15:715-732. doi:10.1007/s10208-013-9150-3.
     """
-    if not (weight > 0 and rad_per_ppm > 0):
-        raise InputError(f"weight and rad_per_ppm must be positive, got {weight} and {rad_per_ppm}. For next to no damping give 0.01.")
+    check_positive(weight=weight, rad_per_ppm=rad_per_ppm)
+    check_stop(max_iter=max_iter, tol=tol)
     check_reach(reach)
     window = framed(local_field, mask, grid, max(MARGIN, 3 * reach), noise=noise)
     weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights.square_()
@@ -112,10 +117,15 @@ def ndi(
             return torch.zeros_like(field)
         damping = weight * wiener(field, window.mask, window.grid)
 
-        def gradient(chi: Tensor) -> Tensor:
-            error = irfftn(rfftn(chi).mul_(dipole), field.shape).sub_(field).mul_(rad_per_ppm)
-            pull = irfftn(rfftn(error.sin_().mul_(weights)).mul_(dipole), field.shape)
-            return pull.div_(rad_per_ppm).addcmul_(damping, chi).mul_(inside)
+        def gradient(chi: Tensor, iteration: int) -> Tensor:
+            error = irfftn(rfftn(chi).mul_(dipole), field.shape).sub_(field)
+            if iteration > OPENING:
+                angle = error * rad_per_ppm
+                constant = torch.atan2((weights * angle.sin()).sum(), (weights * angle.cos()).sum())
+                error = (angle - constant).sin_().div_(rad_per_ppm)
+            else:
+                error = error - (weights * error).sum() / weights.sum()
+            return irfftn(rfftn(error.mul_(weights)).mul_(dipole), field.shape).addcmul_(damping, chi).mul_(inside)
 
         solution = _descend(gradient, torch.zeros_like(field), 1 / (steepest + damping), max_iter, tol, callback)
         return solution.warn("ndi").x * window.mask
@@ -123,13 +133,15 @@ def ndi(
     return window.put(each(invert, window.take(within(local_field, mask))))
 
 
-def _descend(gradient, chi: Tensor, step: Tensor, max_iter: int, tol: float, callback: Callback | None) -> Solution:
-    """Descend with momentum, dropped whenever it points uphill."""
+def _descend(
+    gradient: Callable[[Tensor, int], Tensor], chi: Tensor, step: Tensor, max_iter: int, tol: float, callback: Callback | None
+) -> Solution:
+    """Descend with momentum, dropped whenever it points uphill; not done before the opening is over."""
     ahead, pace = chi, 1.0
     iteration, relative = 0, math.inf
-    while relative > tol and iteration < max_iter:
+    while (relative > tol or iteration <= OPENING) and iteration < max_iter:
         iteration += 1
-        slope = gradient(ahead)
+        slope = gradient(ahead, iteration)
         before, chi = chi, torch.addcmul(ahead, -step, slope)
         moved = chi - before
         uphill = float(torch.dot(slope.detach().flatten(), moved.detach().flatten())) > 0

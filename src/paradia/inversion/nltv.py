@@ -10,7 +10,7 @@ from torch import Tensor
 from paradia.grid import Grid
 from paradia.inversion._splitting import Data, Frame, quadratic, smooth, split
 from paradia.inversion._variation import Variation
-from paradia.sources.knobs import check_positive
+from paradia.sources.knobs import check_positive, check_stop
 from paradia.sources.slopes import add_slope
 from paradia.types import Callback, Image, Mask, Volume
 
@@ -90,6 +90,7 @@ def nltv(
     Candès EJ, Wakin MB, Boyd SP. J Fourier Anal Appl 2008;14:877-905. doi:10.1007/s00041-008-9045-x.
     """
     check_positive(weight=weight, edge=edge)
+    check_stop(max_iter=max_iter, tol=tol)
     frame = Frame.around(local_field, mask, grid, noise)
 
     def invert(field: Tensor) -> Tensor:
@@ -114,12 +115,28 @@ def _renewal(variation: Variation, priced: Sequence[Tensor], limit: float, edge:
         seen += 1
         if seen < FIRST or seen > LAST or (seen - FIRST) % EVERY:
             return
-        length = torch.zeros_like(x)
-        for axis, size in enumerate(variation.voxel_size):
-            slope = torch.zeros_like(x)
-            add_slope(slope, x.detach(), axis, 1 / size)
-            length.addcmul_(slope, slope)
-        limits = (limit * edge) / length.sqrt_().add_(edge)
-        variation.limit = [limits * costs for costs in priced]
+        lengths = _lengths(x.detach(), priced, variation.voxel_size)
+        variation.limit = [costs * ((limit * edge) / length.add_(edge)) for costs, length in zip(priced, lengths, strict=True)]
 
     return look
+
+
+def _lengths(x: Tensor, priced: Sequence[Tensor], voxel_size: Sequence[float]) -> list[Tensor]:
+    """Return the length of the gradient midway between each voxel and the next along each axis, told by the slopes that cost.
+
+    Across that axis all slopes that touch either voxel count: those ahead of the first alone would lean to one side.
+    """
+    along, around = [], []
+    for axis, (costs, size) in enumerate(zip(priced, voxel_size, strict=True)):
+        square = torch.zeros_like(x)
+        add_slope(square, x, axis, 1 / size)
+        square.square_().mul_(costs)
+        count = costs.to(x)
+        along.append(square)
+        around.append((square + square.roll(1, axis)).div_((count + count.roll(1, axis)).clamp_min_(1)))
+    lengths = []
+    for axis, square in enumerate(along):
+        one, two = (mean for other, mean in enumerate(around) if other != axis)
+        across = one + two
+        lengths.append((square + 0.5 * (across + across.roll(-1, axis))).sqrt_())
+    return lengths

@@ -15,7 +15,7 @@ from paradia.operators.laplacian import Laplacian
 from paradia.solvers.admm import admm
 from paradia.solvers.lsmr import lsmr
 from paradia.sources.inside import within
-from paradia.sources.knobs import check_positive
+from paradia.sources.knobs import check_positive, check_stop
 from paradia.types import Callback, Image, Mask
 
 CITE = "10.1016/j.neuroimage.2017.11.018"
@@ -84,6 +84,7 @@ def rts(
     """
     check_threshold(threshold)
     check_positive(trust=trust, rho=rho)
+    check_stop(max_iter=max_iter, tol=tol)
     window = framed(local_field, mask, grid, MARGIN)
     dipole = Dipole(window.grid).to(local_field).kernel
     stencil = -Laplacian(window.grid).to(local_field).kernel

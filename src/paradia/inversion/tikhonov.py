@@ -13,6 +13,7 @@ from paradia.inversion._inputs import framed
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
 from paradia.sources.inside import within
+from paradia.sources.knobs import check_positive
 from paradia.types import Image, Mask
 
 CITE = "10.1002/jmri.24365"
@@ -59,7 +60,7 @@ def tikhonov(
     Raises
     ------
     InputError
-        The weight is not positive, or there is no such penalty.
+        There is no such penalty, or a knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -78,8 +79,7 @@ def tikhonov(
     """
     if penalty not in ORDER:
         raise InputError(f"the penalty must be identity, gradient or laplacian, got {penalty!r}.")
-    if not weight > 0:
-        raise InputError(f"the weight must be positive, got {weight}. Give 0.001 for next to no damping, or take tkd.")
+    check_positive(weight=weight)
     window = framed(local_field, mask, grid, MARGIN)
     dipole = Dipole(window.grid).to(local_field).kernel
     denominator = dipole.square().add_(_spectrum(window.grid, penalty, dipole), alpha=weight)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from paradia.grid import Grid
 from paradia.inversion._splitting import Data, Frame, quadratic, smooth, split
-from paradia.sources.knobs import check_positive
+from paradia.sources.knobs import check_positive, check_stop
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.25029"
@@ -83,6 +83,7 @@ def tv(
     Milovic C, Bilgic B, Zhao B, Acosta-Cabronero J, Tejos C. Magn Reson Med 2018;80:814-821. doi:10.1002/mrm.27073.
     """
     check_positive(weight=weight)
+    check_stop(max_iter=max_iter, tol=tol)
     frame = Frame.around(local_field, mask, grid, noise)
 
     def invert(field: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from paradia.inversion._splitting import Frame, change, phase_quadratic, smooth
 from paradia.inversion._variation import Variation
 from paradia.scan import Scan
 from paradia.solvers.admm import admm
-from paradia.sources.knobs import check_positive
+from paradia.sources.knobs import check_positive, check_stop
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.27483"
@@ -91,6 +91,7 @@ def whqsm(
     Milovic C, Bilgic B, Zhao B, Langkammer C, Tejos C, Acosta-Cabronero J. Magn Reson Med 2019;81:1399-1411. doi:10.1002/mrm.27483.
     """
     check_positive(weight=weight, harmony=harmony)
+    check_stop(max_iter=max_iter, tol=tol)
     frame = Frame.around(local_field, mask, grid, noise, scan)
     beta = harmony * grid.voxel_volume ** (4 / 3)
 

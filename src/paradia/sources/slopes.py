@@ -26,6 +26,26 @@ def add_fall(out: Tensor, u: Tensor, axis: int, scale: float) -> None:
     out.narrow(axis, 0, 1).add_(u.narrow(axis, last, 1), alpha=scale)
 
 
+def add_bend(out: Tensor, slope: Tensor, along: int, across: int, scale: float) -> None:
+    """Add the scaled change of slopes along one axis over another.
+
+    A slope lies between two voxels. Its change along its own axis lies at a voxel, one across it at a corner of four, the same for either
+    order of the axes: differences to one side in both cases would have a mirrored map bend otherwise.
+    """
+    if along == across:
+        add_fall(out, slope, across, -scale)
+    else:
+        add_slope(out, slope, across, scale)
+
+
+def add_unbend(out: Tensor, bend: Tensor, along: int, across: int, scale: float) -> None:
+    """Do the adjoint of `add_bend`."""
+    if along == across:
+        add_slope(out, bend, across, -scale)
+    else:
+        add_fall(out, bend, across, scale)
+
+
 def edges(mask: Tensor) -> list[Tensor]:
     """Mark, along each axis, the voxels that lie inside with the next one."""
     return [mask & mask.roll(-1, axis) for axis in range(3)]
@@ -110,10 +130,11 @@ class GeneralisedVariation:
 
     def __init__(self, grid: Grid, limits: list[Tensor], curvature: Tensor, ratio: float) -> None:
         self.voxel_size = grid.voxel_size
-        self.limits, self.curvature, self.ratio = limits, curvature, ratio
+        self.limits, self.ratio = limits, ratio
         zero = torch.zeros_like(limits[0])
         self.slopes, self.dual, self.bend = ([zero.clone() for _ in range(3)] for _ in range(3))
         self.second = {(a, b): zero.clone() for a in range(3) for b in range(a, 3)}
+        self.curvature = {(a, b): curvature if a == b else _corners(curvature, a, b) for a, b in self.second}
         self.divergence = zero
         self.length = 1 / (2 + 4 * ratio * sum(1 / d**2 for d in grid.voxel_size))
 
@@ -137,12 +158,17 @@ class GeneralisedVariation:
         r"""Move the dual of the slopes' symmetric derivative and return its adjoint applied to it."""
         bend = [torch.zeros_like(v) for v in self.slopes]
         for (a, b), q in self.second.items():
-            if a == b:
-                add_fall(q, self.slopes[a], a, -1 / self.voxel_size[a])
-            else:
-                for along, of in ((a, b), (b, a)):
-                    add_fall(q, self.slopes[of], along, -0.5 / self.voxel_size[along])
-            torch.clamp(q, -self.curvature, self.curvature, out=q)
-            for along, of in {(a, b), (b, a)}:  # off the diagonal each stands for two entries
-                add_slope(bend[of], q, along, -1 / self.voxel_size[along])
+            ways = {(a, b), (b, a)}  # off the diagonal each stands for two entries
+            for of, along in ways:
+                add_bend(q, self.slopes[of], of, along, 1 / (len(ways) * self.voxel_size[along]))
+            torch.clamp(q, -self.curvature[a, b], self.curvature[a, b], out=q)
+            for of, along in ways:
+                add_unbend(bend[of], q, of, along, 1 / self.voxel_size[along])
         return bend
+
+
+def _corners(price: Tensor, a: int, b: int) -> Tensor:
+    """Return the least price of the four voxels around each corner of a plane."""
+    for axis in (a, b):
+        price = torch.minimum(price, price.roll(-1, axis))
+    return price

@@ -11,6 +11,7 @@ from paradia.fft import Window, half_counts, irfftn, rfftn, times
 from paradia.operators.gradient import Gradient
 from paradia.solvers._solution import Solution
 from paradia.solvers.lsmr import lsmr
+from paradia.sources.slopes import edges
 from paradia.types import Callback
 
 ROUGH = (0.60, 0.999)
@@ -23,8 +24,18 @@ STEEP = (0.50, 0.70)
 def flatness(roughness: Tensor, mask: Tensor, shares: tuple[float, float]) -> Tensor:
     """Fall from one to zero between two quantiles of the roughness in the mask, and be zero outside it."""
     inside = roughness.detach()[mask]
+    if not inside.numel():
+        return torch.zeros_like(roughness)
     first, last = (_quantile(inside, share) for share in shares)
     return ((last - roughness.detach()) / (last - first).clamp_min(torch.finfo(inside.dtype).tiny)).clamp_(0, 1) * mask
+
+
+def flat_slopes(slopes: Tensor, mask: Tensor) -> Tensor:
+    """Return the flatness of the slopes of a guide on an axis of three before x, y, z.
+
+    A slope lies between two voxels. It counts where both are in the mask: by its first voxel alone the map would lean to one side.
+    """
+    return torch.stack([flatness(slope, inside, STEEP) for slope, inside in zip(slopes, edges(mask), strict=True)])
 
 
 def streaks(
