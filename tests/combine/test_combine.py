@@ -349,7 +349,7 @@ def test_measured_sensitivities_of_a_head_coil_have_no_pole(shared_data):
 @virtual
 @pytest.mark.parametrize("smoothing", [0.0, -4.0, math.nan, math.inf])
 def test_a_smoothing_that_is_no_length_is_refused(name, smoothing, head):
-    with pytest.raises(InputError, match="smoothing must be a positive length"):
+    with pytest.raises(InputError, match="smoothing must be a positive number"):
         call(name, head.images, head.grid, head.scan, smoothing=smoothing)
 
 

@@ -140,7 +140,7 @@ def test_clearswi_says_what_it_lacks(case):
         run("clearswi", board)
     with pytest.raises(MetadataError, match="1 echo times"):
         run("clearswi", {**case.board(), "scan": Scan((0.01,), 3.0)})
-    with pytest.raises(InputError, match="strength must be positive"):
+    with pytest.raises(InputError, match="strength must be a positive number"):
         run("clearswi", case.board(), strength=0.0)
 
 

@@ -269,6 +269,12 @@ def test_what_the_echoes_do_not_tell_is_peeled_off_the_edge_and_kept_inside(name
     assert torch.equal(everything.mask, mask)
 
 
+def test_a_fit_of_no_steps_is_refused():
+    _, _, _, mask = truth(EVEN)
+    with pytest.raises(InputError, match="max_iter must be 1 or more, got 0"):
+        fit_to("nonlinear", measured(EVEN, 60), mask, EVEN, max_iter=0)
+
+
 @pytest.mark.parametrize("name", ["linear", "nonlinear"])
 def test_a_smooth_offset_needs_a_width(name):
     _, _, _, mask = truth(EVEN)

@@ -115,9 +115,17 @@ def test_images_of_another_shape_are_refused(name, board):
 
 @pytest.mark.parametrize(
     ("name", "knobs"),
-    [("csf", {"threshold": 0.0}), ("csf", {"radius": math.nan}), ("csf", {"pieces": 0}), ("white_matter", {"spread": 0.0})],
+    [
+        ("csf", {"threshold": 0.0}),
+        ("csf", {"threshold": math.inf}),
+        ("csf", {"radius": math.nan}),
+        ("csf", {"pieces": 0}),
+        ("white_matter", {"spread": 0.0}),
+        ("white_matter", {"depth_mm": math.nan}),
+        ("white_matter", {"depth_mm": -1.0}),
+    ],
 )
 def test_knobs_that_find_nothing_are_refused(name, knobs, board):
     method = load("reference", name)
-    with pytest.raises(InputError, match=f"{next(iter(knobs))} must be positive"):
+    with pytest.raises(InputError, match=f"{next(iter(knobs))} must be .*, got"):
         method.function(**{k: board[k] for k in method.takes}, **knobs)

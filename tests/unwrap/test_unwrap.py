@@ -363,7 +363,7 @@ def test_a_magnitude_that_is_none_counts_as_dark(method, mode, case):
 
 def test_laplacian_refuses_a_padding_below_zero_and_takes_no_inf_from_the_padding(case, grid):
     truth, _, mask = case
-    with pytest.raises(InputError, match="padding must be 0 or more"):
+    with pytest.raises(InputError, match="padding must be zero or a positive number"):
         laplacian(wrapped(truth), mask, grid, padding=-1)
     nothing, endless = (laplacian(torch.where(mask, wrapped(truth), value), mask, grid) for value in (0.0, math.inf))
     assert torch.equal(nothing, endless)

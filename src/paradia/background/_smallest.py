@@ -7,10 +7,10 @@ import math
 from torch import Tensor
 
 from paradia.background._spheres import Spheres
-from paradia.errors import InputError
 from paradia.fft import irfftn, rfftn
 from paradia.solvers._solution import Solution
 from paradia.solvers.cg import cg
+from paradia.sources.knobs import check_positive, check_stop
 from paradia.types import Callback
 
 WAVELENGTH = 100.0
@@ -46,10 +46,10 @@ def smallest(
     Raises
     ------
     InputError
-        The weight is not positive.
+        A knob out of range.
     """
-    if not 0 < weight < math.inf:
-        raise InputError(f"weight must be positive, got {weight}. Give 0.01 to give up next to nothing.")
+    check_positive(weight=weight)
+    check_stop(max_iter=max_iter, tol=tol)
     share, fits = spheres
     damp = weight * (0.1 * (2 * math.pi * radius / WAVELENGTH) ** 2) ** 2
     squared = share.square()

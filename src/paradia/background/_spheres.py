@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from paradia.errors import MaskError
+from paradia.errors import InputError, MaskError
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.operators.smv import TIE, even_spectrum, sphere
@@ -36,6 +36,12 @@ def least_radius(voxel_size: tuple[float, float, float], radius: float, name: st
     """
     check_not_negative(**{name: radius})
     return max(radius, 1.5 * max(voxel_size))
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse a share of what a sphere leaves of waves that no wave, or none but the shortest, exceeds."""
+    if not 0 <= threshold < 1:
+        raise InputError(f"threshold must lie between 0 and 1, what a sphere leaves of the shortest waves, got {threshold}. 0.05 is usual.")
 
 
 def spheres(window: Window, radius: float, like: Tensor) -> Spheres:

@@ -81,7 +81,7 @@ def harperella(
     MetadataError, GeometryError, MaskError, NonFiniteError
         Echoes, shapes or a mask that do not fit, and phase or magnitude in the mask that is no number.
     InputError
-        The weight is not positive.
+        A knob out of range.
 
     Notes
     -----

@@ -10,7 +10,7 @@ from paradia.background._spheres import least_radius, reached, spheres
 from paradia.fft import Window, each
 from paradia.grid import Grid
 from paradia.sources.inside import check_numbers, within
-from paradia.sources.knobs import check_not_negative
+from paradia.sources.knobs import check_not_negative, check_stop
 from paradia.types import Callback, Image, LocalField, Mask
 
 CITE = "10.1002/mrm.24998"
@@ -64,7 +64,7 @@ def ismv(
     Raises
     ------
     InputError
-        A radius that is negative or no number.
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -85,6 +85,7 @@ def ismv(
     Wen Y, Zhou D, Liu T, Spincemaille P, Wang Y. Magn Reson Med 2014;72:1065-1071. doi:10.1002/mrm.24998.
     """
     check_not_negative(radius=radius)
+    check_stop(max_iter=max_iter, tol=tol)
     small = least_radius(grid.voxel_size, radius_min, "radius_min")
     large = max(radius, small)
     window = Window.around(mask, grid, large, total_field=total_field)

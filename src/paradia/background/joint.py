@@ -83,7 +83,7 @@ def joint(
     Raises
     ------
     InputError
-        A weight or a rim that is not positive, or a negative model error.
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -104,13 +104,14 @@ def joint(
     """
     check_positive(weight=weight)
     check_not_negative(model_error=model_error)
+    effort = Effort(start, rounds, max_iter)
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
     check_numbers(mask, total_field=total_field, noise=noise)
     known = None if noise is None else window.take(noise).to(total_field)
 
     def remove(field: Tensor) -> Tensor:
         split = Split(window, doubt(field, window.mask, known, model_error), rim)
-        sources = structured(split, window, field, weight, Effort(start, rounds, max_iter), callback).x
+        sources = structured(split, window, field, weight, effort, callback).x
         if residual:
             return torch.where(window.mask, field - split.dipole(torch.where(window.mask, 0.0, sources)), 0.0)
         return torch.where(window.mask, split.dipole(torch.where(window.mask, sources, 0.0)), 0.0)

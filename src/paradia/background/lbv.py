@@ -15,7 +15,7 @@ from paradia.fft import Window, each
 from paradia.grid import Grid
 from paradia.operators._convolution import frequencies
 from paradia.sources.inside import check_numbers, within
-from paradia.sources.knobs import check_not_negative
+from paradia.sources.knobs import check_not_negative, check_stop
 from paradia.types import Callback, Image, LocalField, Mask
 
 CITE = "10.1002/nbm.3064"
@@ -63,7 +63,7 @@ def lbv(
     Raises
     ------
     InputError
-        A depth to peel that is negative or no number.
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -85,6 +85,7 @@ def lbv(
     Zhou D, Liu T, Spincemaille P, Wang Y. NMR Biomed 2014;27:312-319. doi:10.1002/nbm.3064.
     """
     check_not_negative(peel=peel)
+    check_stop(max_iter=max_iter, tol=tol)
     window = Window.around(mask, grid, 2 * max(*grid.voxel_size, peel), total_field=total_field)
     check_numbers(mask, total_field=total_field)
     inside = any_of_27(~peeled(window, peel)).logical_not_()

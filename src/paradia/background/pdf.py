@@ -11,7 +11,7 @@ from paradia.operators.dipole import Dipole
 from paradia.operators.weighting import Weighting, known_noise
 from paradia.solvers.lsmr import lsmr
 from paradia.sources.inside import check_numbers, within
-from paradia.sources.knobs import check_not_negative
+from paradia.sources.knobs import check_not_negative, check_stop
 from paradia.types import Callback, Image, LocalField, Mask, Volume
 
 CITE = "10.1002/nbm.1670"
@@ -82,6 +82,7 @@ def pdf(
     Liu T, Khalidov I, de Rochefort L, et al. NMR Biomed 2011;24:1129-1136. doi:10.1002/nbm.1670.
     """
     check_not_negative(model_error=model_error, margin=margin)
+    check_stop(max_iter=max_iter, tol=tol)
     window = Window.around(mask, grid, margin, total_field=total_field, noise=noise)
     check_numbers(mask, total_field=total_field)
     dipole = Dipole(window.grid).to(total_field)

@@ -62,7 +62,7 @@ def resharp(
     Raises
     ------
     InputError
-        The weight is not positive, or the radius is negative or no number.
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError

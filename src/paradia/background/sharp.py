@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from paradia.background._spheres import least_radius, spheres
+from paradia.background._spheres import check_threshold, least_radius, spheres
 from paradia.fft import Window, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.sources.inside import check_numbers, within
-from paradia.sources.knobs import check_not_negative
 from paradia.types import Image, LocalField, Mask
 
 CITE = "10.1016/j.neuroimage.2010.10.070"
@@ -49,7 +48,7 @@ def sharp(
     Raises
     ------
     InputError
-        A radius or a threshold that is negative or no number.
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -66,7 +65,7 @@ def sharp(
     ----------
     Schweser F, Deistung A, Lehr BW, Reichenbach JR. NeuroImage 2011;54:2789-2807. doi:10.1016/j.neuroimage.2010.10.070.
     """
-    check_not_negative(threshold=threshold)
+    check_threshold(threshold)
     radius = least_radius(grid.voxel_size, radius)
     window = Window.around(mask, grid, radius, total_field=total_field)
     check_numbers(mask, total_field=total_field)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from paradia.background._spheres import least_radius
+from paradia.background._spheres import check_threshold, least_radius
 from paradia.errors import MaskError
 from paradia.fft import Window, irfftn, rfftn, times
 from paradia.grid import Grid
@@ -63,7 +63,7 @@ def vsharp(
     Raises
     ------
     InputError
-        The radii do not grow, or a radius or a threshold is negative or no number.
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -77,7 +77,8 @@ def vsharp(
     Wu B, Li W, Guidon A, Liu C. Magn Reson Med 2012;67:137-147. doi:10.1002/mrm.23000.
     """
     check_positive(step=step)
-    check_not_negative(radius=radius, threshold=threshold)
+    check_not_negative(radius=radius)
+    check_threshold(threshold)
     least = least_radius(grid.voxel_size, radius_min, "radius_min")
     radius = max(radius, least)
     window = Window.around(mask, grid, radius, total_field=total_field)

@@ -6,14 +6,12 @@ the work and memory, and brought to the voxels by cubic B-splines, which are smo
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, pad
 
-from paradia.errors import InputError
 from paradia.grid import Grid
+from paradia.sources.knobs import check_positive
 from paradia.types import Combined
 
 FAR = 1e-3
@@ -33,8 +31,7 @@ def lattice(grid: Grid, width: float) -> tuple[Block, tuple[float, float, float]
     InputError
         The width is no length.
     """
-    if not 0 < width < math.inf:
-        raise InputError(f"smoothing must be a positive length in mm, got {width}. 4 to 15 are usual.")
+    check_positive(smoothing=width)
     x, y, z = (max(1, min(n, round(width / (2 * v)))) for n, v in zip(grid.shape, grid.voxel_size, strict=True))
     a, b, c = (width / (n * v) for n, v in zip((x, y, z), grid.voxel_size, strict=True))
     return (x, y, z), (a, b, c)

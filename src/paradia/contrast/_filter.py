@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError
+from paradia.errors import GeometryError, MaskError, NonFiniteError
 from paradia.fft import crop, fast_shape, irfftn, pad, rfftn
 from paradia.grid import Grid
+from paradia.sources.knobs import check_positive
 
 
 def check(grid: Grid, mask: Tensor | None, width: float, **images: Tensor | None) -> None:
@@ -20,8 +21,7 @@ def check(grid: Grid, mask: Tensor | None, width: float, **images: Tensor | None
     GeometryError, MaskError, NonFiniteError, InputError
         Shapes that do not fit the grid, an empty mask, NaN or Inf inside it, a width that is no length.
     """
-    if not (math.isfinite(width) and width > 0):
-        raise InputError(f"width must be a positive length in mm, got {width}. Four is customary.")
+    check_positive(width=width)
     for name, image in {"mask": mask, **images}.items():
         if image is not None and tuple(image.shape[-3:]) != grid.shape:
             raise GeometryError(f"{name} has shape {tuple(image.shape[-3:])}, but the grid {grid.shape}. Bring both to one space.")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
-from paradia.errors import InputError
 from paradia.grid import Grid
+from paradia.sources.knobs import check_positive
 
 
 def slices(grid: Grid, slab: float) -> tuple[int, int]:
@@ -20,8 +20,7 @@ def slices(grid: Grid, slab: float) -> tuple[int, int]:
     InputError
         The slab is not a positive length.
     """
-    if not (math.isfinite(slab) and slab > 0):
-        raise InputError(f"slab must be a positive thickness in mm, got {slab}. Ten is customary.")
+    check_positive(slab=slab)
     axis = max(range(3), key=lambda a: abs(grid.b0_dir[a]))
     return axis, 2 * max(round((slab / grid.voxel_size[axis] - 1) / 2), 0) + 1
 

@@ -12,6 +12,7 @@ from paradia.contrast._projection import projection, slices
 from paradia.errors import GeometryError, InputError, MetadataError
 from paradia.grid import Grid
 from paradia.scan import Scan
+from paradia.sources.knobs import check_not_negative, check_positive
 from paradia.types import Echoes, Mask, Volume, Weighted
 
 CITE = "10.1016/j.neuroimage.2021.118175"
@@ -95,8 +96,8 @@ def clearswi(
     source = {"local_field": local_field} if local_field is not None else {"phase": phases}
     check(grid, mask, width, magnitude=magnitude, **source)
     slices(grid, slab)
-    if not (math.isfinite(strength) and strength > 0 and math.isfinite(sensitivity) and sensitivity >= 0):
-        raise InputError(f"strength must be positive and sensitivity not below zero, got {strength} and {sensitivity}.")
+    check_positive(strength=strength)
+    check_not_negative(sensitivity=sensitivity)
     if len(scan.echo_times) != len(magnitude):
         raise MetadataError(f"the scan has {len(scan.echo_times)} echo times and the magnitude {len(magnitude)} echoes. Give one each.")
     (known,) = numbers(magnitude)

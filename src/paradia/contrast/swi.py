@@ -8,8 +8,9 @@ import torch
 
 from paradia.contrast._filter import LowPass, check, clean, numbers
 from paradia.contrast._projection import projection, slices
-from paradia.errors import GeometryError, InputError
+from paradia.errors import GeometryError
 from paradia.grid import Grid
+from paradia.sources.knobs import check_not_negative
 from paradia.types import Echoes, Mask, Weighted
 
 CITE = "10.1002/mrm.20198"
@@ -73,8 +74,7 @@ def swi(
     slices(grid, slab)
     if magnitude.shape != phase.shape:
         raise GeometryError(f"there are {len(magnitude)} magnitudes and {len(phase)} phases. Give one of each an echo.")
-    if not (math.isfinite(power) and power >= 0):
-        raise InputError(f"power must be a number not below zero, got {power}. Four is customary.")
+    check_not_negative(power=power)
     low_pass = LowPass(grid, width, magnitude)
     weighted = torch.zeros_like(magnitude[0])
     for brightness, angle in zip(*numbers(magnitude, phase), strict=True):

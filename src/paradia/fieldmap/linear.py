@@ -63,7 +63,7 @@ def linear(
     NonFiniteError
         NaN or Inf inside the mask.
     InputError
-        A smoothing or a limit that is not positive, no such offset, or no signal in the mask.
+        A knob out of range, no such offset, or no signal in the mask.
 
     Notes
     -----

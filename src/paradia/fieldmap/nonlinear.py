@@ -12,6 +12,7 @@ from paradia.fieldmap._reliable import check_limit
 from paradia.fieldmap._repair import repair
 from paradia.grid import Grid
 from paradia.scan import Scan
+from paradia.sources.knobs import check_count
 from paradia.types import Echoes, FieldFit, Mask
 
 CITE = "10.1002/mrm.24272"
@@ -71,7 +72,7 @@ def nonlinear(
     NonFiniteError
         NaN or Inf inside the mask.
     InputError
-        A smoothing or a limit that is not positive, no such offset, or no signal in the mask.
+        A knob out of range, no such offset, or no signal in the mask.
 
     Notes
     -----
@@ -82,6 +83,7 @@ def nonlinear(
     Liu T, Wisnieff C, Lou M, et al. Magn Reson Med 2013;69:467. DOI 10.1002/mrm.24272.
     """
     check_limit(noise_limit)
+    check_count(max_iter=max_iter)
     prepared, box = prepare(unwrapped, magnitude, mask, grid, scan)
     prepared, start = remove_offset(prepared, grid, offset, smoothing, bipolar)
     weight, times = prepared.weight, prepared.times

@@ -10,6 +10,7 @@ from torch import Tensor
 from paradia.errors import GeometryError, InputError, MaskError
 from paradia.grid import Grid
 from paradia.scan import Scan
+from paradia.sources.knobs import check_not_negative
 
 
 def checked(phase: Tensor, magnitude: Tensor, grid: Grid, scan: Scan) -> tuple[Tensor, Tensor]:
@@ -45,9 +46,7 @@ def check_knobs(threshold: float, **radii: float) -> None:
     """
     if not 0 <= threshold < 1:
         raise InputError(f"threshold must be at least 0, which has it found, and below 1, got {threshold}.")
-    for name, radius in radii.items():
-        if not 0 <= radius < math.inf:
-            raise InputError(f"{name} must be a radius in mm, 0 or more, got {radius}. 2 to 4 are usual.")
+    check_not_negative(**radii)
 
 
 def reliability(phase: Tensor, magnitude: Tensor, scan: Scan) -> Tensor:

@@ -15,6 +15,7 @@ from paradia.mask import _morphology as morphology
 from paradia.mask._evolution import evolve
 from paradia.mask._reliability import bridged, nonempty, otsu
 from paradia.mask._surface import voxels_inside
+from paradia.sources.knobs import check_count, check_not_negative
 from paradia.types import Echoes, Mask
 
 CITE = "10.1002/hbm.10062"
@@ -72,11 +73,8 @@ def bet(magnitude: Echoes, grid: Grid, *, fraction: float = 0.55, smoothness: fl
     """
     if not 0 < fraction < 1:
         raise InputError(f"fraction must lie between 0 and 1, got {fraction}. It is a share of the brightness: 0.55 for 55 %.")
-    if not (0 <= smoothness < math.inf and 0 <= snap < math.inf and max_iter >= 1):
-        raise InputError(
-            f"smoothness and snap must be 0 or more and max_iter 1 or more, got {smoothness}, {snap} and {max_iter}. "
-            "1, 2 mm and 400 are usual."
-        )
+    check_not_negative(smoothness=smoothness, snap=snap)
+    check_count(max_iter=max_iter)
     if tuple(magnitude.shape[1:]) != grid.shape:
         raise GeometryError(
             f"the magnitude has shape {tuple(magnitude.shape[1:])} and the grid {grid.shape}. Give the geometry of this image."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from paradia.errors import GeometryError, InputError, MaskError
+from paradia.errors import GeometryError, MaskError
 from paradia.sources.inside import check_numbers, within
 
 
@@ -36,10 +36,3 @@ def check_shapes(chi: Tensor, **images: Tensor) -> None:
     for name, image in images.items():
         if image.shape != chi.shape[-3:]:
             raise GeometryError(f"{name} has shape {tuple(image.shape)}, χ has {tuple(chi.shape[-3:])}. Bring both to one space.")
-
-
-def check_positive(**knobs: float | int) -> None:
-    """Refuse knobs with which no voxel would be found."""
-    for name, value in knobs.items():
-        if not value > 0:
-            raise InputError(f"{name} must be positive, got {value}. Leave it out for its default.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from paradia.grid import Grid
 from paradia.reference._place import from_centre, largest_pieces
-from paradia.reference._shift import check_positive, check_shapes, shift
+from paradia.reference._shift import check_shapes, shift
+from paradia.sources.knobs import check_count, check_positive
 from paradia.types import Image, Mask, Volume
 
 CITE = "10.1002/mrm.26946"
@@ -44,13 +45,14 @@ def csf(chi: Image, mask: Mask, grid: Grid, r2star: Volume, *, threshold: float 
     GeometryError, NonFiniteError
         Images on different grids, or χ that is NaN or Inf inside the mask.
     InputError
-        A knob that is not positive.
+        A knob out of range.
 
     References
     ----------
     Liu Z, Spincemaille P, Yao Y, Zhang Y, Wang Y. Magn Reson Med 2018;79:2795. DOI 10.1002/mrm.26946.
     """
-    check_positive(threshold=threshold, radius=radius, pieces=pieces)
+    check_positive(threshold=threshold, radius=radius)
+    check_count(pieces=pieces)
     check_shapes(chi, mask=mask, r2star=r2star)
     fluid = mask & (r2star > 0) & (r2star < threshold) & (from_centre(mask, grid) < radius)
     return shift(chi, mask, largest_pieces(fluid, pieces), f"cerebrospinal fluid (R2* below {threshold} 1/s near the centre)")

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from paradia.grid import Grid
 from paradia.reference._place import largest_pieces
-from paradia.reference._shift import check_positive, check_shapes, shift
+from paradia.reference._shift import check_shapes, shift
 from paradia.sources.inside import check_numbers, depth
+from paradia.sources.knobs import check_not_negative, check_positive
 from paradia.types import Image, Mask, Volume
 
 CITE = ""
@@ -54,9 +55,10 @@ def white_matter(
     GeometryError, NonFiniteError
         Images on different grids, or χ that is NaN or Inf inside the mask.
     InputError
-        A spread that is not positive.
+        A knob out of range.
     """
     check_positive(spread=spread)
+    check_not_negative(depth_mm=depth_mm)
     check_shapes(chi, mask=mask, r2star=r2star)
     check_numbers(mask, chi=chi)
     deep = mask & (depth(mask, grid) >= depth_mm) & (r2star > 0) & r2star.isfinite()

@@ -76,7 +76,7 @@ def joint(
     Raises
     ------
     InputError
-        A weight or a rim that is not positive, or a negative model error.
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -91,12 +91,13 @@ def joint(
     """
     check_positive(weight=weight)
     check_not_negative(model_error=model_error)
+    effort = Effort(start, rounds, max_iter)
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
     check_numbers(mask, total_field=total_field, noise=noise)
     known = None if noise is None else window.take(noise).to(total_field)
 
     def one(field: Tensor) -> Tensor:
         split = Split(window, doubt(field, window.mask, known, model_error), rim)
-        return structured(split, window, field, weight, Effort(start, rounds, max_iter), callback).x * window.mask
+        return structured(split, window, field, weight, effort, callback).x * window.mask
 
     return window.put(each(one, window.take(within(total_field, mask))))

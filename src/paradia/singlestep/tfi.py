@@ -6,7 +6,7 @@ from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.singlestep._invert import invert
 from paradia.sources.inside import check_numbers
-from paradia.sources.knobs import check_not_negative, check_positive
+from paradia.sources.knobs import check_not_negative, check_positive, check_stop
 from paradia.sources.slopes import Variation, edges
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, Image, Mask, Volume
@@ -77,7 +77,7 @@ def tfi(
     Raises
     ------
     InputError
-        A weight, a deviation outside or in the rim that is not positive, or a negative model error.
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -97,7 +97,8 @@ def tfi(
     Liu Z, Kee Y, Zhou D, Wang Y, Spincemaille P. Magn Reson Med 2017;78:303-315. doi:10.1002/mrm.26331.
     """
     check_positive(weight=weight, outside=outside)
-    check_not_negative(model_error=model_error)
+    check_not_negative(model_error=model_error, start=start)
+    check_stop(max_iter=max_iter, tol=tol)
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
     check_numbers(mask, total_field=total_field, noise=noise)
     inside = [edge.to(total_field) for edge in edges(window.mask)]

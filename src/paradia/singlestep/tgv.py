@@ -6,7 +6,7 @@ from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.singlestep._invert import invert
 from paradia.sources.inside import check_numbers
-from paradia.sources.knobs import check_not_negative, check_positive
+from paradia.sources.knobs import check_not_negative, check_positive, check_stop
 from paradia.sources.slopes import GeneralisedVariation, edges
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, Image, Mask, Volume
@@ -81,7 +81,7 @@ def tgv(
     Raises
     ------
     InputError
-        A weight, a curvature, a deviation outside or in the rim that is not positive, or a negative model error.
+        A knob out of range.
     GeometryError
         Shapes that do not fit the grid.
     MaskError
@@ -102,7 +102,8 @@ def tgv(
     Bredies K, Kunisch K, Pock T. SIAM J Imaging Sci 2010;3:492-526. doi:10.1137/090769521.
     """
     check_positive(weight=weight, curvature=curvature, outside=outside)
-    check_not_negative(model_error=model_error)
+    check_not_negative(model_error=model_error, start=start)
+    check_stop(max_iter=max_iter, tol=tol)
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
     check_numbers(mask, total_field=total_field, noise=noise)
     inside = [edge.to(total_field) for edge in edges(window.mask)]

@@ -20,6 +20,7 @@ from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
 from paradia.solvers._solution import Solution
 from paradia.sources.inside import depth
+from paradia.sources.knobs import check_count, check_not_negative
 from paradia.sources.slopes import Variation, edges
 from paradia.sources.start import OUTSIDE, begin
 from paradia.sources.structure import expected
@@ -67,7 +68,7 @@ class Split:
     """
 
     def __init__(self, window: Window, deviation: Tensor, rim: float, outside: float = OUTSIDE) -> None:
-        if not rim > 0:
+        if not rim > 0:  # infinite is none
             raise InputError(f"rim must be positive, got {rim} ppm. 0.02 to 0.1 are usual.")
         self.mask = window.mask
         root = Weighting(self.mask, deviation).to(deviation).weights
@@ -125,6 +126,10 @@ class Effort:
     """How often the structure is learnt."""
     max_iter: int
     """Iterations in a round."""
+
+    def __post_init__(self) -> None:
+        check_not_negative(start=self.start)
+        check_count(rounds=self.rounds, max_iter=self.max_iter)
 
 
 def structured(split: Split, window: Window, field: Tensor, weight: float, effort: Effort, callback: Callback | None = None) -> Solution:

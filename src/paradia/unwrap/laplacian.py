@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.errors import InputError
 from paradia.fft import bounding_box
 from paradia.grid import Grid
+from paradia.sources.knobs import check_not_negative
 from paradia.types import Echoes, Mask
 from paradia.unwrap._checks import check
 
@@ -54,8 +54,7 @@ def laplacian(phase: Echoes, mask: Mask, grid: Grid, *, padding: int = 8) -> Ech
     https://doi.org/10.1364/OL.28.001194
     """
     check(phase, mask)
-    if padding < 0:
-        raise InputError(f"padding must be 0 or more voxels, got {padding}. 8 are usual.")
+    check_not_negative(padding=padding)
     box = bounding_box(mask, padding)
     inside = mask[box]
     result = torch.zeros_like(phase)
