@@ -189,6 +189,16 @@ def test_refuses_what_cannot_be_fitted(name, case):
             fit(name, data, mask, EVEN, maximum=maximum)
 
 
+@pytest.mark.parametrize("name", [name for name in FROM_ECHOES if "max_iter" in load("relaxometry", name).knobs])
+def test_steps_that_do_not_begin_and_tolerances_that_are_none_are_refused(name, case):
+    rate, height, mask = case
+    scan = Scan((0.01, 0.02, 0.03, 0.04, 0.05))
+    for knob, values in {"max_iter": (0, -3), "tol": (-1.0, float("nan"))}.items():
+        for value in values:
+            with pytest.raises(InputError, match=knob):
+                fit(name, decay(rate, height, scan), mask, scan, **{knob: value})
+
+
 def test_arlo_is_free_of_simpsons_bias(grid):
     rate = torch.full(grid.shape, 100.0)
     scan = Scan((0.005, 0.015, 0.025))

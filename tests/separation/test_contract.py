@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from typing import NamedTuple
 
@@ -286,17 +287,22 @@ def test_relaxivities_are_positive(name, case, value, said):
         separate(name, case.board, dr_neg=value)
 
 
+KNOBS = {
+    "closed_form": {"trust": (0.0, -1.0)},
+    "r2star_qsm": {"share": (0.0, 1.5)},
+    "chisep_medi": {"edges": (-0.1, 1.0), "weight": (-1.0, math.inf), "csf": (-1.0, math.inf)},
+    "chisep_ilsqr": {"tie": (-1.0, math.inf), "cone": (-0.1, 0.7)},
+    "wavesep": {"trust": (0.0, math.inf), "weight": (-1.0, math.inf)},
+    "decompose": {"noise": (0.0, math.inf), "rate": (0.0, math.inf)},
+}
+
+
 def test_knobs_out_of_range_are_refused(name, case):
-    knobs = {
-        "closed_form": {"trust": 0.0},
-        "r2star_qsm": {"share": 1.5},
-        "chisep_medi": {"edges": 1.0},
-        "chisep_ilsqr": {"tie": -1.0},
-        "wavesep": {"trust": 0.0},
-        "decompose": {"noise": 0.0},
-    }[name]
-    with pytest.raises(InputError, match="|".join(knobs)):
-        separate(name, case.board, **knobs)
+    stop = {"max_iter": (0, -3), "tol": (-1.0,)} if name in ITERATIVE else {}
+    for knob, values in (KNOBS[name] | stop).items():
+        for value in (*values, math.nan):
+            with pytest.raises(InputError, match=knob):
+                separate(name, case.board, **{knob: value})
 
 
 def test_docstrings_name_the_relaxivity(name):

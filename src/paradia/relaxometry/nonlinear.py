@@ -5,6 +5,7 @@ from __future__ import annotations
 from paradia.relaxometry._checks import check
 from paradia.relaxometry._decay import fit
 from paradia.scan import Scan
+from paradia.sources.knobs import check_stop
 from paradia.types import Callback, Decay, Echoes, Mask
 
 CITE = "10.1002/mrm.23306"
@@ -56,7 +57,7 @@ def nonlinear(
     MetadataError
         Fewer than two echoes, or not as many as echo times.
     GeometryError, MaskError, NonFiniteError, InputError
-        Shapes do not fit, the mask is empty, the magnitude inside it is not finite, or the maximum is not positive.
+        Shapes do not fit, the mask is empty, the magnitude inside it is not finite, or a knob is out of its range.
 
     References
     ----------
@@ -64,4 +65,5 @@ def nonlinear(
     https://doi.org/10.1002/mrm.23306
     """
     check("nonlinear", magnitude, mask, scan, 2, maximum)
+    check_stop(max_iter=max_iter, tol=tol)
     return fit(magnitude, mask, scan, None, rician=rician, maximum=maximum, max_iter=max_iter, tol=tol, callback=callback)

@@ -11,6 +11,7 @@ from paradia.errors import ConvergenceWarning, InputError
 from paradia.relaxometry._checks import check, give, measured, noise_level, signals
 from paradia.relaxometry._train import LOWEST, TINY, Fit, match, table
 from paradia.scan import Scan
+from paradia.sources.knobs import check_stop
 from paradia.types import Callback, Echoes, Mask, R2Fit
 
 CITE = "10.1002/mrm.22487"
@@ -97,6 +98,7 @@ def r2_epg(
     Ben-Eliezer N, Sodickson DK, Block KT. Magn Reson Med 2015;73:809-817. doi:10.1002/mrm.25156.
     """
     check("r2_epg", magnitude, mask, scan, 3, maximum)
+    check_stop(max_iter=max_iter, tol=tol)
     if maximum <= LOWEST:
         raise InputError(f"maximum must be a rate above {LOWEST} 1/s, got {maximum}.")
     if not 0 < least_angle < 180:

@@ -9,6 +9,7 @@ from paradia.errors import GeometryError
 from paradia.relaxometry._checks import check
 from paradia.relaxometry._decay import fit
 from paradia.scan import Scan
+from paradia.sources.knobs import check_stop
 from paradia.types import Callback, Decay, Echoes, Mask, Volume
 
 CITE = "10.1002/mrm.23306"
@@ -71,7 +72,7 @@ def r2star(
     MetadataError
         Fewer than two echoes, or not as many as echo times.
     GeometryError, MaskError, NonFiniteError, InputError
-        Shapes do not fit, the mask is empty, the magnitude inside it is not finite, or the maximum is not positive.
+        Shapes do not fit, the mask is empty, the magnitude inside it is not finite, or a knob is out of its range.
 
     Notes
     -----
@@ -85,6 +86,7 @@ def r2star(
     Yablonskiy DA. Magn Reson Med 1998;39:417-428. doi:10.1002/mrm.1910390312.
     """
     check("r2star", magnitude, mask, scan, 2, maximum)
+    check_stop(max_iter=max_iter, tol=tol)
     factor = None
     if correct and total_field is not None:
         if total_field.shape != mask.shape:

@@ -18,6 +18,7 @@ from paradia.scan import Scan, relaxivities
 from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._joint import Couplings, Frame, Voxels, joint
 from paradia.separation._voxel import give, split
+from paradia.sources.knobs import check_not_negative, check_stop
 from paradia.sources.streaks import ROUGH, STEEP, flatness, streaks
 from paradia.types import Callback, Mask, Sources, Volume
 
@@ -119,8 +120,10 @@ def chisep_ilsqr(
     Shin HG, Lee J, Yun YH, et al. NeuroImage 2021;240:118371. doi:10.1016/j.neuroimage.2021.118371.
     Li W, Wang N, Yu F, et al. NeuroImage 2015;108:111-122. doi:10.1016/j.neuroimage.2014.12.043.
     """
-    if not (tie >= 0 and 0 <= cone <= 2 / 3):
-        raise InputError(f"tie must not be negative and cone lie in [0, 2/3], got {tie} and {cone}.")
+    check_not_negative(tie=tie)
+    check_stop(max_iter=max_iter, tol=tol)
+    if not 0 <= cone <= 2 / 3:
+        raise InputError(f"cone must lie in [0, 2/3], got {cone}. 0 looks for no streaks.")
     drs = relaxivities(scan, dr_pos, dr_neg)
     check_images(mask, grid, local_field=local_field, chi=chi, r2prime=r2prime, noise=noise, r2prime_noise=r2prime_noise)
     check_ppm(mask, local_field=local_field, chi=chi)

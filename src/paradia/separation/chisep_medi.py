@@ -11,6 +11,7 @@ from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._joint import Couplings, Frame, Voxels, joint
 from paradia.separation._voxel import give
 from paradia.sources.fluid import fluid
+from paradia.sources.knobs import check_not_negative, check_stop
 from paradia.sources.slopes import spared
 from paradia.types import Callback, Echoes, Mask, Sources, Volume
 
@@ -121,8 +122,10 @@ def chisep_medi(
     Shin HG, Lee J, Yun YH, et al. NeuroImage 2021;240:118371. doi:10.1016/j.neuroimage.2021.118371.
     Liu Z, Spincemaille P, Yao Y, Zhang Y, Wang Y. Magn Reson Med 2018;79:2795-2803. doi:10.1002/mrm.26946.
     """
-    if not (weight >= 0 and csf >= 0 and 0 <= edges < 1):
-        raise InputError(f"weight and csf must not be negative and edges lie in [0, 1), got {weight}, {csf} and {edges}.")
+    check_not_negative(weight=weight, csf=csf)
+    check_stop(max_iter=max_iter, tol=tol)
+    if not 0 <= edges < 1:
+        raise InputError(f"edges must be a share from 0 to less than 1, got {edges}. 0.1 spares the steepest tenth of the slopes.")
     drs = relaxivities(scan, dr_pos, dr_neg)
     maps = {"local_field": local_field, "r2prime": r2prime, "noise": noise, "r2prime_noise": r2prime_noise}
     check_images(mask, grid, **maps, magnitude=magnitude, r2star=r2star, chi=chi)

@@ -7,12 +7,13 @@ import warnings
 import torch
 from torch import Tensor
 
-from paradia.errors import ConvergenceWarning, InputError, MetadataError
+from paradia.errors import ConvergenceWarning, MetadataError
 from paradia.grid import Grid
 from paradia.scan import Scan, relaxivities
 from paradia.separation._inputs import check_images, check_ppm
 from paradia.separation._pools import Model, fit
 from paradia.separation._voxel import give
+from paradia.sources.knobs import check_positive, check_stop
 from paradia.types import Callback, Echoes, Image, Mask, Sources, Volume
 
 CITE = "10.1016/j.neuroimage.2021.118477"
@@ -119,8 +120,8 @@ def decompose(
     Chen J, Gong NJ, Chaim KT, Otaduy MCG, Liu C. NeuroImage 2021;242:118477. doi:10.1016/j.neuroimage.2021.118477.
     """
     _check_echoes(magnitude, chi, scan)
-    if not (noise > 0 and max_iter > 0 and (rate is None or rate > 0)):
-        raise InputError(f"noise, max_iter and rate must be positive, got {noise}, {max_iter} and {rate}.")
+    check_positive(noise=noise, **({} if rate is None else {"rate": rate}))
+    check_stop(max_iter=max_iter, tol=tol)
     drs = relaxivities(scan, dr_pos, dr_neg)
     check_images(mask, grid, magnitude=magnitude, chi=chi, r2=r2)
     check_ppm(mask, chi=chi)

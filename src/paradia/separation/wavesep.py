@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paradia.errors import InputError
 from paradia.fft import bounding_box, crop, pad
 from paradia.grid import Grid
 from paradia.scan import Scan, relaxivities
@@ -20,6 +19,7 @@ from paradia.solvers._solution import Solution
 from paradia.solvers.admm import relative_change
 from paradia.solvers.proximal import shrink
 from paradia.sources.doubt import grain
+from paradia.sources.knobs import check_not_negative, check_positive, check_stop
 from paradia.types import Callback, Mask, Sources
 
 CITE = "10.1007/978-3-031-44858-4_6"
@@ -111,8 +111,9 @@ def wavesep(
     Fang Z, Shin HG, van Zijl P, Li X, Sulam J. In: Machine Learning in Clinical Neuroimaging, LNCS 14312, 2023.
     doi:10.1007/978-3-031-44858-4_6.
     """
-    if not (weight >= 0 and 0 < trust < math.inf):
-        raise InputError(f"weight must not be negative and trust be positive, got {weight} and {trust}.")
+    check_not_negative(weight=weight)
+    check_positive(trust=trust)
+    check_stop(max_iter=max_iter, tol=tol)
     drs = relaxivities(scan, dr_pos, dr_neg)
     check_images(mask, grid, chi=chi, r2prime=r2prime)
     check_ppm(mask, chi=chi)

@@ -31,7 +31,7 @@ class Acquisition:
     tr
         Repetition time, s.
     snr
-        Mean magnitude over the brain of the brightest echo over the noise's standard deviation in the real and in the imaginary part,
+        Mean magnitude over the brain of the first echo over the noise's standard deviation in the real and in the imaginary part,
         both in the voxels of the scan; infinite for no noise.
     voxel_size
         Voxels of the scan, mm, not smaller than the subject's; rounded so that a whole number fills the field of view.
