@@ -315,9 +315,11 @@ def test_the_zero_of_chi_is_kept_as_far_as_asked(name, case):
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"stages": 0}, "stages must be at least 1"),
-        ({"trust": -1.0}, "trust and refine at least 0"),
-        ({"refine": -1}, "trust and refine at least 0"),
+        ({"stages": 0}, "stages must be 1 or more"),
+        ({"trust": -1.0}, "trust must be zero or"),
+        ({"trust": float("nan")}, "trust must be zero or"),
+        ({"trust": float("inf")}, "trust must be zero or"),
+        ({"refine": -1}, "refine must be zero or"),
         ({"anchor": -0.1}, "anchor must be a share from 0 to 1"),
         ({"anchor": 1.1}, "anchor must be a share from 0 to 1"),
         ({"band": -0.1}, "band must be a share"),

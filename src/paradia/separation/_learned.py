@@ -23,6 +23,7 @@ from paradia.scan import Scan, relaxivities
 from paradia.separation._inputs import check_images, check_ppm
 from paradia.separation._voxel import split
 from paradia.sources.doubt import believed
+from paradia.sources.knobs import check_count, check_not_negative
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, LearnedSeparation
 
@@ -55,8 +56,8 @@ class Given(NamedTuple):
 
 def prepare(given: Given, asked: Asked, **maps: Tensor | None) -> tuple[float, float]:
     """Check all that is cheap to check, and return both relaxivities, Hz/ppm."""
-    if asked.stages < 1 or asked.trust < 0 or asked.refine < 0:
-        raise InputError(f"stages must be at least 1, trust and refine at least 0, got {asked.stages}, {asked.trust:g} and {asked.refine}.")
+    check_count(stages=asked.stages)
+    check_not_negative(trust=asked.trust, refine=asked.refine)
     if not 0 <= asked.anchor <= 1:
         raise InputError(f"anchor must be a share from 0 to 1, got {asked.anchor:g}. 1 keeps the zero of χ, 0 leaves it to the network.")
     if not 0 <= asked.band <= WIDEST:
