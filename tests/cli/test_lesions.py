@@ -125,10 +125,24 @@ def test_a_study(command, files, tmp_path):
     refused("sub-02_run-1 has two files of lesions")
     other.unlink()
     save(tmp_path / "drawn" / "sub-02" / "sub-02_run-1_desc-lesions_dseg.nii.gz", np.zeros(SHAPE), AFFINE)
-    refused("sub-02_run-1: the lesion mask is empty")
+    told = command("lesions", tmp_path / "one", *words)
+    assert told.status == 0, told.err
+    assert "sub-02_run-1: 0 lesions" in told.err
+    record = json.loads((tmp_path / "one" / "lesions.json").read_text())
+    assert [len(subject["lesions"]) for subject in record["subjects"]] == [3, 0]
+    assert "left_out" not in record
     for path in (tmp_path / "a" / "sub-02" / "anat").glob("*Chimap.nii.gz"):
         path.unlink()
-    refused("holds no map of sub-02_run-1")
+    told = command("lesions", tmp_path / "gone", *words)
+    assert told.status == 1
+    assert "1 of 2 left out: sub-02_run-1" in told.err
+    record = json.loads((tmp_path / "gone" / "lesions.json").read_text())
+    assert f"{tmp_path / 'a'} holds no map of sub-02_run-1" in record["left_out"]["sub-02_run-1"]
+    assert [row["subject"] for row in rows(tmp_path / "gone" / "lesions.tsv")] == ["sub-01_run-1"] * 3 * 2
+    save(tmp_path / "drawn" / "sub-01" / "sub-01_run-1_desc-lesions_dseg.nii.gz", np.zeros(SHAPE), AFFINE)
+    refused("has a lesion to tell of: 1 of 2 could not be measured")
+    (tmp_path / "drawn" / "sub-02" / "sub-02_run-1_desc-lesions_dseg.nii.gz").unlink()
+    refused("has a lesion to tell of: every mask of lesions is empty")
 
 
 def test_voxels_without_a_number_outside_lesions_and_tissue_do_no_harm(command, files, tmp_path):

@@ -2,55 +2,37 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import torch
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 from torch import Tensor
 
+from paradia.cli.lesiontables import Measured, show, write
 from paradia.cli.progress import Progress
-from paradia.errors import GeometryError, InputError
+from paradia.errors import FileError, GeometryError, InputError, ParadiaError
 from paradia.grid import Grid
 from paradia.io.acquisition import inside
-from paradia.io.atomic import check_writable, replacing, write_json, write_text
-from paradia.io.derivatives import OUTPUTS
+from paradia.io.atomic import check_writable, replacing
 from paradia.io.lesions import Case, named, study
 from paradia.io.nifti import Volumes, check_same_grid, read
 from paradia.io.sidecar import stem
-from paradia.metrics.lesions import CLASSES, Agreement, Brightness, Lesion, Rule, agreement, components
+from paradia.metrics.lesions import Agreement, Rule, agreement, components
 from paradia.metrics.lesions import lesions as measure
 from paradia.report.lesions import Row, drawn
 
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]
 
-NUMBERS = ("mean", "sd", "median", "core", "rim", "around", "around_sd", "difference", "limit")
-"""What the table has of a lesion on a map."""
-
 MOST = 65535
 """Largest label of a lesion; what is larger numbers something else, and would take a table as long."""
 
 ROWS = 12
 """Lesions in the picture at most, the largest."""
-
-
-class Measured(NamedTuple):
-    """One subject's lesions on its maps, and on those of the other pipeline."""
-
-    name: str
-    lesions: list[Lesion]
-    others: list[Lesion]
-    affine: np.ndarray
 
 
 def lesions(
@@ -110,26 +92,39 @@ def lesions(
         Thickness of the rim, mm; the core is what lies deeper.
     """
     rule = Rule(near, far, spread, certainty, rim)
-    cases = list(_cases(lesions, maps, derivatives, against, mask, exclude))
+    cases = _cases(lesions, maps, derivatives, against, mask, exclude)
     check_writable(out / "lesions.tsv")
-    measured, rows = [], []
+    measured: list[Measured] = []
+    rows: list[Row] = []
+    left_out: dict[str, str] = {}
     with Progress() as progress:
         for case in cases:
-            with _naming(case, cases):
-                one, picture, missed = _measured(case, exclude, separate, rule)
+            try:
+                one, picture, missed = _measured(case, exclude, separate, rule, alone=derivatives is None)
+            except ParadiaError as error:
+                if derivatives is None:
+                    raise
+                left_out[case.name] = str(error)  # the others go on
+                progress.failed(f"{case.name}: {error}")
+                continue
             measured.append(one)
             rows += picture
-            progress.say(f"{case.name}: {len(one.lesions)} lesion{'' if len(one.lesions) == 1 else 's'}")
+            progress.say(escape(f"{case.name}: {len(one.lesions)} lesion{'' if len(one.lesions) == 1 else 's'}"))
             if missed:
                 progress.warn(f"{case.name}: {missed}")
+        if not rows:
+            why = f"{len(left_out)} of {len(cases)} could not be measured" if left_out else "every mask of lesions is empty"
+            raise InputError(f"no subject in {lesions} has a lesion to tell of: {why}. Check the folders.")
         compared = _compared(measured) if against else {}
-        _write(out, measured, compared, rule, cases)
+        written = write(out, measured, compared, rule, left_out)
         with replacing(out / "lesions.png") as handle:
             handle.write(drawn(sorted(rows, key=lambda row: -row.lesion.volume)[:ROWS]))
-        for name in ("lesions.tsv", "lesions.json", "lesions.png", *(["agreement.tsv"] if compared else [])):
+        for name in (*written, "lesions.png"):
             progress.done(str(out / name))
-    _show(measured, compared)
-    return 0
+        if left_out:
+            progress.failed(f"{len(left_out)} of {len(cases)} left out: {', '.join(left_out)}")
+    show(measured, compared)
+    return 1 if left_out else 0
 
 
 def _cases(
@@ -154,12 +149,16 @@ def _cases(
     return study(lesions, derivatives, Path(against[0]) if against else None)
 
 
-def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule) -> tuple[Measured, list[Row], str]:
-    """Read one subject and measure its lesions; say which of them the mask leaves out."""
+def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule, *, alone: bool) -> tuple[Measured, list[Row], str]:
+    """Read one subject and measure its lesions, which one of several may be without; say which of them the mask leaves out."""
+    if case.fault:
+        raise FileError(case.fault)
     if case.others and case.maps.keys().isdisjoint(case.others):
         raise InputError("the two pipelines have no map in common. Give maps of the same names.")
     first = read(case.lesions)
     labels = _labels(first, separate)
+    if not alone and not labels.any():
+        return Measured(case, [], [], first.affine), [], ""
     maps, others = ({name: _image(path, first) for name, path in paths.items()} for paths in (case.maps, case.others))
     mask = _known(maps) if case.mask is None else inside(_image(case.mask, first).numpy())
     out = [inside(_image(path, first).numpy()) for path in exclude or ()]
@@ -171,7 +170,7 @@ def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule
     )
     arrays = {name: (image * mask).numpy() for name, image in maps.items()}
     rows = [Row(case.name, lesion, arrays, labels.numpy(), grid.voxel_size) for lesion in found]
-    return Measured(case.name, found, second, first.affine), rows, _missed(labels, mask)
+    return Measured(case, found, second, first.affine), rows, _missed(labels, mask)
 
 
 def _missed(labels: Tensor, mask: Tensor) -> str:
@@ -182,17 +181,6 @@ def _missed(labels: Tensor, mask: Tensor) -> str:
     gone, cut = (", ".join(map(str, numbers[which].tolist())) for which in ((drawn > 0) & (held == 0), (held > 0) & (held < drawn)))
     told = [f"outside the mask and left out: {gone}"] if gone else []
     return "; ".join([*told, *([f"partly outside it, measured where it holds: {cut}"] if cut else [])])
-
-
-@contextmanager
-def _naming(case: Case, cases: Sequence[Case]) -> Iterator[None]:
-    """Say whose lesions cannot be measured, where there are several subjects."""
-    try:
-        yield
-    except InputError as error:
-        if len(cases) == 1:
-            raise
-        raise InputError(f"{case.name}: {error}") from error
 
 
 def _known(maps: Mapping[str, Tensor]) -> Tensor:
@@ -235,89 +223,3 @@ def _compared(measured: Sequence[Measured]) -> dict[str, Agreement]:
         )
         for name in names
     }
-
-
-def _write(out: Path, measured: Sequence[Measured], compared: Mapping[str, Agreement], rule: Rule, cases: Sequence[Case]) -> None:
-    """Write tables and all that is known."""
-    place = ("subject", "lesion", "voxels", "volume_mm3", "x_mm", "y_mm", "z_mm", "tissue_voxels", "map", "unit")
-    columns = [*place, *NUMBERS, "class", *(["other_mean", "other_class"] if compared else [])]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, delimiter="\t", lineterminator="\n", restval="n/a")
-    writer.writeheader()
-    whole = []
-    for one, case in zip(measured, cases, strict=True):
-        others = {lesion.label: lesion for lesion in one.others}
-        told = []
-        for lesion in one.lesions:
-            x, y, z = (one.affine @ [*lesion.centre, 1])[:3]
-            values = (one.name, lesion.label, lesion.voxels, f"{lesion.volume:.4g}", f"{x:.2f}", f"{y:.2f}", f"{z:.2f}", lesion.around)
-            for name, seen in lesion.maps.items():
-                row = dict(zip(place, (*values, name, OUTPUTS[name].units if name in OUTPUTS else "n/a"), strict=True))
-                row |= {key: _number(getattr(seen, key)) for key in NUMBERS} | {"class": seen.kind}
-                if lesion.label in others and name in others[lesion.label].maps:
-                    other = others[lesion.label].maps[name]
-                    row |= {"other_mean": _number(other.mean), "other_class": other.kind}
-                writer.writerow(row)
-            place_mm = [round(float(v), 3) for v in (x, y, z)]
-            head = {"lesion": lesion.label, "voxels": lesion.voxels, "volume_mm3": lesion.volume, "centre_mm": place_mm}
-            told.append(head | {"maps": {name: _told(seen) for name, seen in lesion.maps.items()}})
-        files = {name: str(path) for name, path in case.maps.items()}
-        whole.append({"subject": one.name, "lesions_from": str(case.lesions), "maps": files, "lesions": told})
-    write_text(out / "lesions.tsv", text.getvalue())
-    record: dict[str, Any] = {"rule": str(rule), "settings": rule._asdict(), "subjects": whole}
-    if compared:
-        record["agreement"] = {name: {key: _plain(value) for key, value in one._asdict().items()} for name, one in compared.items()}
-        write_text(out / "agreement.tsv", _agreement(compared))
-    write_json(out / "lesions.json", record)
-
-
-def _agreement(compared: Mapping[str, Agreement]) -> str:
-    """Write the table of agreement: a row a map, the confusion table in columns, first set before the second."""
-    columns = [
-        "map",
-        "lesions",
-        "agreement_percent",
-        "low_percent",
-        "high_percent",
-        "kappa",
-        *(f"{a}_{b}" for a in CLASSES for b in CLASSES),
-    ]
-    lines = ["\t".join(columns)]
-    for name, one in compared.items():
-        shares = [f"{100 * value:.2f}" for value in (one.share, one.low, one.high)]
-        lines.append("\t".join([name, str(one.number), *shares, _number(one.kappa), *(str(n) for row in one.table for n in row)]))
-    return "\n".join(lines) + "\n"
-
-
-def _told(seen: Brightness) -> dict[str, Any]:
-    """Return all that is known of a lesion on a map, ready for JSON."""
-    numbers = {key: _plain(getattr(seen, key)) for key in NUMBERS}
-    return {**numbers, "class": seen.kind, "profile": [depth._asdict() for depth in seen.profile]}
-
-
-def _plain(value: Any) -> Any:
-    """Return nothing in the place of what is no number."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:.6g}"
-
-
-def _show(measured: Sequence[Measured], compared: Mapping[str, Agreement]) -> None:
-    """Say how many lesions are of which class, and how far both pipelines agree."""
-    table = Table(box=None, pad_edge=False)
-    for heading in ("map", *CLASSES, *(["agreement", "95 % interval", "κ"] if compared else [])):
-        table.add_column(heading, justify="left" if heading == "map" else "right")
-    for name in dict.fromkeys(name for one in measured for lesion in one.lesions for name in lesion.maps):
-        kinds = [lesion.maps[name].kind for one in measured for lesion in one.lesions if name in lesion.maps]
-        row = [name, *(str(kinds.count(kind)) for kind in CLASSES)]
-        if name in compared:
-            one = compared[name]
-            row += [
-                f"{100 * one.share:.1f} % of {one.number}",
-                f"{100 * one.low:.1f} to {100 * one.high:.1f} %",
-                _number(round(one.kappa, 3)),
-            ]
-        table.add_row(*row)
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table)

@@ -23,6 +23,8 @@ class Case(NamedTuple):
     maps: dict[str, Path]
     others: dict[str, Path]
     mask: Path | None
+    fault: str = ""
+    """Which maps are missing and what to do, in a sentence; nothing where all is there."""
 
 
 def study(lesions: Path, derivatives: Path, other: Path | None = None) -> list[Case]:
@@ -38,7 +40,7 @@ def study(lesions: Path, derivatives: Path, other: Path | None = None) -> list[C
     Raises
     ------
     FileError
-        A folder is missing, or holds nothing of a subject.
+        A folder is missing, or there are no lesions.
     InputError
         A subject has two files of lesions.
     """
@@ -53,18 +55,18 @@ def study(lesions: Path, derivatives: Path, other: Path | None = None) -> list[C
         prefix = "_".join(word for word in stem(file).split("_")[:-1] if word.partition("-")[0] not in ("desc", "label", "space", "res"))
         if prefix in cases:
             raise InputError(f"{prefix} has two files of lesions, {cases[prefix].lesions} and {file}. Leave one in {lesions}.")
-        found, second = _of(derivatives, prefix), _of(other, prefix) if other else {}
+        found, second = _of(derivatives, prefix), {} if other is None else _of(other, prefix)
+        without = derivatives if not found else other if other is not None and not second else None
+        name = map_path(Path(), prefix, STUDIED[0]).name
+        fault = "" if without is None else f"{without} holds no map of {prefix}, such as {name}. Check its name, or run it again."
         masks = [path for path in (map_path(derivatives, prefix, name) for name in ("local_mask", "mask")) if path.is_file()]
-        cases[prefix] = Case(prefix, file, found, second, masks[0] if masks else None)
+        cases[prefix] = Case(prefix, file, found, second, masks[0] if masks else None, fault)
     return list(cases.values())
 
 
 def _of(folder: Path, prefix: str) -> dict[str, Path]:
     """Find the maps of a subject."""
-    found = {name: path for name in STUDIED if (path := map_path(folder, prefix, name)).is_file()}
-    if not found:
-        raise FileError(f"{folder} holds no map of {prefix}, such as {map_path(folder, prefix, STUDIED[0]).name}. Check its name.")
-    return found
+    return {name: path for name in STUDIED if (path := map_path(folder, prefix, name)).is_file()}
 
 
 def named(words: Sequence[str]) -> dict[str, Path]:
