@@ -11,11 +11,13 @@ import pytest
 from PIL import Image
 
 from paradia.errors import InputError, UnknownKnobError, UnknownMethodError, UnknownStageError
-from paradia.pipeline.compare import variants
 from paradia.pipeline.protocol import Protocol
+from paradia.pipeline.variants import variants
 from paradia.registry import methods
 from paradia.report.comparison import Entry, compared, two_cuts
 from paradia.report.orientation import Layout
+
+from .conftest import save
 
 TIMES = ("--echo-times", "0.004", "0.012", "0.020", "--b0", "3")
 
@@ -52,6 +54,52 @@ def test_scores_are_those_of_the_maps_that_were_written(command, files, field, s
     with Image.open(tmp_path / "compare.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > 4 * 200
+
+
+def test_an_earlier_map_that_is_now_the_truth_is_not_overwritten(command, field, tmp_path):
+    assert command("compare", tmp_path, *field, "--methods", "inversion=tkd").status == 0
+    truth = tmp_path / "tkd_Chimap.nii.gz"
+    before = truth.read_bytes()
+    told = command("compare", tmp_path, *field, "--methods", "inversion=tsvd,tkd:threshold=0.3,tkd", "--truth", truth)
+    assert told.status == 2
+    assert f"the input {truth} would be overwritten" in told.err
+    assert truth.read_bytes() == before
+    assert not (tmp_path / "tsvd_Chimap.nii.gz").exists()
+    told = command("compare", tmp_path, *field, "--methods", "inversion=tsvd,tkd:threshold=0.3", "--truth", truth)
+    assert told.status == 0, told.err
+
+
+def test_nan_outside_the_mask_changes_nothing_and_inside_the_truth_does_not_count(command, files, field, small, tmp_path):
+    holes, gone = ~small.mask, np.zeros_like(small.mask)
+    gone[:, : small.mask.shape[1] // 2] = True
+    labels = small.mask + small.region.astype(float)
+    whole = {"local_field": small.local_field, "chi": small.chi, "labels": labels}
+    for name, values in whole.items():
+        save(tmp_path / f"{name}.nii", np.where(holes, np.nan, values), small.affine)
+    save(tmp_path / "labels_whole.nii", labels, small.affine)
+    save(tmp_path / "chi_half.nii", np.where(gone, np.nan, small.chi), small.affine)
+    call = ("--noise", files["noise"], "--mask", files["mask"], "--methods", "inversion=tkd,tsvd")
+    told = command("compare", tmp_path / "whole", *field, "--truth", files["chi"], "--labels", tmp_path / "labels_whole.nii", *call[4:])
+    assert told.status == 0, told.err
+    broken = ("--local-field", tmp_path / "local_field.nii", "--truth", tmp_path / "chi.nii", "--labels", tmp_path / "labels.nii")
+    told = command("compare", tmp_path / "holes", *broken, *call)
+    assert told.status == 0, told.err
+    timeless = [
+        {name: {k: v for k, v in row.items() if "seconds" not in k} for name, row in rows_of(tmp_path / out).items()}
+        for out in ("whole", "holes")
+    ]
+    assert timeless[0] == timeless[1]
+    told = command("compare", tmp_path / "half", *field, "--truth", tmp_path / "chi_half.nii", *call[4:])
+    assert told.status == 0, told.err
+    counts = small.mask & ~gone
+    chi, truth = maps_of(tmp_path / "half", ["tkd"])["tkd"][counts], small.chi[counts] - small.chi[counts].mean()
+    error = 100 * np.linalg.norm(chi - truth) / np.linalg.norm(truth)
+    assert rows_of(tmp_path / "half")["tkd"]["nrmse"] == pytest.approx(error, rel=1e-4)
+    inside = np.where(small.mask & (np.cumsum(small.mask).reshape(small.mask.shape) < 3), np.nan, small.local_field)
+    save(tmp_path / "inside.nii", inside, small.affine)
+    told = command("compare", tmp_path / "no", "--local-field", tmp_path / "inside.nii", *call)
+    assert told.status == 2
+    assert "NaN or Inf in 2 of the" in told.err
 
 
 def test_without_a_truth_maps_are_held_against_each_other(command, field, small, tmp_path):
@@ -177,6 +225,10 @@ def test_single_steps_stand_beside_the_combinations():
     assert list(found) == ["tv", "tkd", names[0]]
     assert [step.stage for step in found[names[0]].steps][-2:] == ["singlestep", "reference"]
     assert not {"background", "inversion"} & {step.stage for step in found[names[0]].steps}
+    bare = Protocol.load("separation-classical").without(["reference"])
+    assert [step.stage for step in variants(bare, ["singlestep=tgv"])["tgv"].steps][-2:] == ["singlestep", "separation"]
+    none = bare.without(["background", "inversion"])
+    assert [step.stage for step in variants(none, ["singlestep=tgv"])["tgv"].steps][-2:] == ["singlestep", "separation"]
 
 
 def head_with_nuclei(shape=(60, 70, 50)):

@@ -7,7 +7,7 @@ import io
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,23 +18,21 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
+from paradia.cli.beginning import begin as read_beginning
+from paradia.cli.beginning import volume
 from paradia.cli.output import WORK, open_output
 from paradia.cli.plan import pick_device
 from paradia.cli.progress import Progress
-from paradia.errors import GeometryError, InputError
-from paradia.io.acquisition import clean_magnitude, geometry, inside
+from paradia.errors import InputError
 from paradia.io.atomic import replacing, write_text
 from paradia.io.derivatives import OUTPUTS, save_map
-from paradia.io.loose import from_files
-from paradia.io.nifti import Volumes, check_same_grid, nonfinite, read
-from paradia.io.sidecar import direction, sidecar_of
-from paradia.pipeline.compare import Comparison, check_asked, table, variants
+from paradia.pipeline.compare import Comparison, check_asked, table
 from paradia.pipeline.compare import compare as run_all
 from paradia.pipeline.protocol import DEFAULT, Protocol
 from paradia.pipeline.store import Store
+from paradia.pipeline.variants import variants
 from paradia.report.comparison import Entry, compared
 from paradia.report.orientation import Layout
-from paradia.scan import Scan
 
 Files = Annotated[list[Path] | None, Parameter(consume_multiple=True)]
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
@@ -131,9 +129,11 @@ def compare(
     fields = {"total_field": total_field, "local_field": local_field, "noise": noise, "mask": mask}
     stated = {"echo_times": echo_times, "b0": b0, "b0_dir": b0_dir}
     told = {"phase_units": phase_units, "flip_sign": flip_sign}
-    board, first, oriented = _begin({name: path for name, path in fields.items() if path}, magnitude, phase, stated, told)
+    places = _places(out, candidates, map, [*(magnitude or ()), *(phase or ()), *fields.values(), truth, labels])
+    board, first, oriented = read_beginning({name: path for name, path in fields.items() if path}, magnitude, phase, stated, told)
     check_asked(methods or (), candidates, board, map)
-    true, regions = _volume(truth, first), _volume(labels, first)
+    true = None if truth is None else torch.from_numpy(volume(truth, first))
+    regions = None if labels is None else torch.from_numpy(np.nan_to_num(volume(labels, first)).round()).long()
     with open_output(out), Progress() as progress:
 
         def begin(name: str) -> None:
@@ -142,8 +142,11 @@ def compare(
         found = run_all(
             candidates, board, map=map, truth=true, store=Store(out / WORK / "steps"), device=chosen, progress=progress, begin=begin
         )
-        rows = table(found, board, None if regions is None else regions.round().long())
-        _write(out, found, rows, first.affine if oriented else None, first.affine, board)
+        rows = table(found, board, regions)
+        for candidate in found.candidates:
+            steps = [{"stage": s.stage, "method": s.method, "settings": s.settings, "doi": s.cite} for s in candidate.outcome.steps]
+            save_map(places[candidate.name], map, candidate.image, first.affine, {"Steps": steps})
+        _write(out, found, rows, first.affine if oriented else None, board)
         for message in _warnings(found, rows):
             progress.warn(message)
         progress.done(str(out / "compare.csv"))
@@ -164,77 +167,19 @@ def _candidates(methods: list[str] | None, protocols: list[str] | None, base: st
     return found
 
 
-def _begin(
-    fields: Mapping[str, Path], magnitude: list[Path] | None, phase: list[Path] | None, stated: dict[str, Any], told: dict[str, Any]
-) -> tuple[dict[str, Any], Volumes, bool]:
-    """Read what all methods begin with: a scan, or one field."""
-    if not {"total_field", "local_field"} & fields.keys():
-        if not phase:
-            raise InputError("there is nothing to work on. Give --magnitude and --phase, or --total-field or --local-field with --mask.")
-        if "noise" in fields:
-            raise InputError("--noise belongs to a field, and a run that begins with the phase finds its own. Leave it out.")
-        return _scan(magnitude, phase, fields.get("mask"), stated | told)
-    if phase or {"total_field", "local_field"} <= fields.keys():
-        raise InputError("give one beginning: the phase, the total field or the local field.")
-    if told["phase_units"] is not None or told["flip_sign"]:
-        raise InputError("--phase-units and --flip-sign say how phase is to be read, and a field is given. Leave them out.")
-    if (stated["echo_times"] is None) != (stated["b0"] is None):
-        raise InputError("beside a field, echo times and field strength are used together. Give both --echo-times and --b0, or neither.")
-    return _field(fields, magnitude, stated)
+def _places(out: Path, candidates: Mapping[str, Protocol], map: str, sources: Iterable[Path | None]) -> dict[str, Path]:
+    """Return the file of each method's map; none of them may be one of the inputs, such as an earlier map that is now the truth."""
+    words = {name: re.sub(r"[^\w.=-]+", "-", name).strip("-") for name in candidates}
+    places = {name: out / f"{word}_{OUTPUTS[map].suffix}.nii.gz" for name, word in words.items()}
+    inputs = {path.resolve() for path in sources if path is not None}
+    for path in places.values():
+        if path.resolve() in inputs:
+            raise InputError(f"the input {path} would be overwritten. Give another output folder.")
+    return places
 
 
-def _scan(magnitude: list[Path] | None, phase: list[Path], mask: Path | None, how: dict[str, Any]) -> tuple[dict[str, Any], Volumes, bool]:
-    """Read a scan from loose files."""
-    acquisition = from_files(magnitude, phase, mask=mask, **how)
-    board: dict[str, Any] = {name: getattr(acquisition, name) for name in ("magnitude", "phase", "grid", "scan")}
-    if acquisition.mask is not None:
-        board["mask"] = acquisition.mask
-    if acquisition.nonfinite is not None:
-        board["invalid"] = acquisition.nonfinite
-    return board, Volumes(acquisition.magnitude.numpy(), acquisition.affine, acquisition.sources), acquisition.oriented
-
-
-def _field(paths: Mapping[str, Path], magnitude: list[Path] | None, how: dict[str, Any]) -> tuple[dict[str, Any], Volumes, bool]:
-    """Read a field and what belongs to it."""
-    if "mask" not in paths:
-        raise InputError("a field does not tell where the brain is. Give its --mask too.")
-    first = read(next(iter(paths.values())))
-    told = None if how["b0_dir"] else direction(sidecar_of(first.paths[0]), first.label)
-    board: dict[str, Any] = {"grid": geometry(first, how["b0_dir"], told)[0]}
-    for name, path in paths.items():
-        image = _volume(path, first)
-        assert image is not None
-        board[name] = inside(image.numpy()) if name == "mask" else image
-    if magnitude:
-        values = read(magnitude)
-        check_same_grid(first, values)
-        board["magnitude"] = torch.from_numpy(clean_magnitude(values)[0])
-    if how["echo_times"] and how["b0"]:
-        board["scan"] = Scan(tuple(how["echo_times"]), how["b0"])
-    return board, first, first.oriented
-
-
-def _volume(path: Path | None, first: Volumes) -> torch.Tensor | None:
-    """Read one volume on the grid of the others."""
-    if path is None:
-        return None
-    volumes = read(path)
-    check_same_grid(first, volumes)
-    if len(volumes.data) != 1:
-        raise GeometryError(f"{volumes.label} has {len(volumes.data)} volumes. Give one.")
-    if nonfinite(volumes.data).any():
-        raise InputError(f"{volumes.label} holds NaN or Inf. Set them to a number first.")
-    return torch.from_numpy(volumes.data[0])
-
-
-def _write(
-    out: Path, found: Comparison, rows: list[dict[str, Any]], affine: np.ndarray | None, placed: np.ndarray, board: Mapping[str, Any]
-) -> None:
-    """Write maps, table and picture."""
-    for candidate in found.candidates:
-        steps = [{"stage": s.stage, "method": s.method, "settings": s.settings, "doi": s.cite} for s in candidate.outcome.steps]
-        name = re.sub(r"[^\w.=-]+", "-", candidate.name).strip("-")
-        save_map(out / f"{name}_{OUTPUTS[found.map].suffix}.nii.gz", found.map, candidate.image, placed, {"Steps": steps})
+def _write(out: Path, found: Comparison, rows: list[dict[str, Any]], affine: np.ndarray | None, board: Mapping[str, Any]) -> None:
+    """Write table and picture."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, InputError, MaskError, UnknownMethodError, UnknownStageError, nearest
+from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError
 from paradia.metrics.accuracy import correlation, nrmse, region_slope, slope, xsim
 from paradia.metrics.results import consistency, streaks
 from paradia.metrics.similarity import hfen
@@ -19,7 +18,8 @@ from paradia.pipeline.execute import Outcome, Progress, execute
 from paradia.pipeline.protocol import Protocol
 from paradia.pipeline.step import Step
 from paradia.pipeline.store import Store
-from paradia.registry import STAGES, methods, stage
+from paradia.pipeline.variants import choice_of
+from paradia.registry import STAGES
 from paradia.sources.inside import within
 
 BEFORE = {
@@ -61,50 +61,13 @@ class Comparison:
     """Referenced like the maps."""
 
 
-def variants(base: Protocol, choices: Sequence[str]) -> dict[str, Protocol]:
-    """Exchange methods of a protocol, in all combinations.
-
-    Parameters
-    ----------
-    base
-        Where every other step and knob comes from.
-    choices
-        Each ``stage=method,method``; a method may have knobs after colons, as ``tv:weight=0.2``. What is said of a stage twice adds up.
-        Methods of ``singlestep`` stand beside the combinations of the others, in the place of background removal and inversion.
-
-    Returns
-    -------
-    dict
-        Protocols by a name that says what is particular to them.
-
-    Raises
-    ------
-    InputError
-        A choice that is not of that form.
-    UnknownNameError
-        A stage, method or knob that is not there.
-    """
-    asked: dict[str, list[str]] = {}
-    for choice in choices:
-        name, words = _choice(choice)
-        asked.setdefault(name, []).extend(words)
-    apart = asked.pop("singlestep", [])
-    found: dict[str, Protocol] = {}
-    for combination in product(*asked.values()) if asked else ():
-        protocol = base
-        for name, word in zip(asked, combination, strict=True):
-            protocol = _exchanged(protocol, name, word)
-        found[" + ".join(combination)] = protocol
-    return found | {word: _single(base, word) for word in apart}
-
-
 def check_asked(choices: Sequence[str], candidates: Mapping[str, Protocol], board: Mapping[str, Any], map: str) -> None:
     """Check that what is exchanged is run at all: maps are named after it.
 
     Parameters
     ----------
     choices, candidates
-        What `variants` was given, and what it gave.
+        What `paradia.pipeline.variants.variants` was given, and what it gave.
     board, map
         As `compare` takes them.
 
@@ -114,7 +77,7 @@ def check_asked(choices: Sequence[str], candidates: Mapping[str, Protocol], boar
         A stage whose result is given, or on which the map does not depend.
     """
     run = {step.stage for protocol in candidates.values() for step in _trimmed(protocol, board, map).steps}
-    for name in dict.fromkeys(_choice(choice)[0] for choice in choices):
+    for name in dict.fromkeys(choice_of(choice)[0] for choice in choices):
         if name not in run:
             given = next((field for field, stages in BEFORE.items() if field in board and name in stages), None)
             why = f"{map} does not depend on it" if given is None else f"the {given.replace('_', ' ')} is given"
@@ -143,7 +106,7 @@ def compare(
     map
         Name of the map to compare.
     truth
-        The true map, where it is known.
+        The true map; voxels where it is no number do not count.
     store
         Where results are kept; steps that several protocols share are made only once with one.
     device
@@ -173,8 +136,12 @@ def compare(
     common, whole = torch.stack(list(masks.values())).all(0), torch.stack(list(masks.values())).any(0)
     if not common.any():
         raise MaskError("the maps have no voxel in common: every method gave up others. Compare fewer methods.")
-    if truth is not None and truth.shape != common.shape:
-        raise GeometryError(f"the truth has shape {tuple(truth.shape)}, the maps {tuple(common.shape)}. Give one on the same grid.")
+    if truth is not None:
+        if truth.shape != common.shape:
+            raise GeometryError(f"the truth has shape {tuple(truth.shape)}, the maps {tuple(common.shape)}. Give one on the same grid.")
+        common &= truth.isfinite()
+        if not common.any():
+            raise NonFiniteError("the truth is no number wherever there are maps. Give another.")
 
     def aligned(image: Tensor) -> Tensor:
         return image - image[common].double().mean().to(image.dtype) if map == "chi" else image
@@ -185,7 +152,7 @@ def compare(
         own = sum(record.seconds for record in outcome.steps if record.stage not in shared)
         image = within(aligned(outcome.maps[map].detach().cpu()), masks[name])
         compared.append(Candidate(name, image, masks[name], sum(r.seconds for r in outcome.steps), own, outcome))
-    return Comparison(map, tuple(compared), common, whole, None if truth is None else aligned(truth))
+    return Comparison(map, tuple(compared), common, whole, None if truth is None else within(aligned(truth), truth.isfinite()))
 
 
 def table(comparison: Comparison, board: Mapping[str, Any], labels: Tensor | None = None) -> list[dict[str, Any]]:
@@ -222,43 +189,6 @@ def table(comparison: Comparison, board: Mapping[str, Any], labels: Tensor | Non
             row |= _blind(candidate, board)
         rows.append(row)
     return rows
-
-
-def _choice(text: str) -> tuple[str, list[str]]:
-    """Read ``stage=method,method``."""
-    name, equals, words = text.partition("=")
-    if not (equals and words.strip()):
-        raise InputError(f"a choice is written stage=method,method, got {text!r}. For example: inversion=tv,rts")
-    return stage(name.strip()).name, [word.strip() for word in words.split(",") if word.strip()]
-
-
-def _exchanged(protocol: Protocol, name: str, word: str) -> Protocol:
-    """Exchange one method, with its knobs; the same method keeps what the protocol says of it."""
-    names = [step.stage for step in protocol.steps]
-    if name not in names:
-        raise UnknownStageError(f"the protocol {protocol.name} has no stage {name!r}. {nearest(name, [*names, 'singlestep'])}")
-    old = protocol.steps[names.index(name)]
-    method, *settings = word.split(":")
-    method = method.replace("-", "_")
-    new = old if method == old.method else _step(name, method)
-    protocol = replace(protocol, steps=tuple(new if step is old else step for step in protocol.steps))
-    return protocol.turned([f"{name}.{setting}" for setting in settings])
-
-
-def _single(base: Protocol, word: str) -> Protocol:
-    """Put a single-step method in the place of background removal and inversion."""
-    method, *settings = word.split(":")
-    step = _step("singlestep", method.replace("-", "_"))
-    kept = [s for s in base.steps if s.stage not in ("background", "inversion", "singlestep")]
-    place = next((i for i, s in enumerate(kept) if s.stage in ("reference", "contrast")), len(kept))
-    protocol = replace(base, steps=(*kept[:place], step, *kept[place:]))
-    return protocol.turned([f"singlestep.{setting}" for setting in settings])
-
-
-def _step(name: str, method: str) -> Step:
-    if method not in methods(name):
-        raise UnknownMethodError(f"{name} has no method {method!r}. {nearest(method, methods(name))}")
-    return Step(name, method)
 
 
 def _trimmed(protocol: Protocol, board: Mapping[str, Any], map: str) -> Protocol:
