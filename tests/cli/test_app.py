@@ -102,7 +102,9 @@ def test_a_protocol_reads_back_as_it_is_shown(name, command):
 
 
 def test_a_shown_protocol_has_its_knobs_turned(command):
-    assert "threshold = 0.5" in command("protocol", "show", "fast", "--set", "inversion.threshold=0.5").out
+    told = command("protocol", "show", "fast", "--set", "inversion.threshold=0.5", "background.method=pdf")
+    assert "threshold = 0.5" in told.out
+    assert 'method = "pdf"' in told.out
     told = command("protocol", "show", "fst")
     assert told.status == 2
     assert told.err == "paradia: there is no protocol 'fst'. Did you mean 'fast'? A file is given with its suffix .toml.\n"

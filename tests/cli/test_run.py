@@ -16,6 +16,7 @@ import torch
 
 from paradia.cli.output import open_output
 from paradia.cli.run import _result
+from paradia.errors import FileError
 from paradia.io.simulated import TRUTH, begin
 
 from .conftest import FAST, describe, save, write_subject
@@ -392,6 +393,21 @@ def test_masks_of_the_users_own_replace_the_mask_stage(dataset, small, command, 
     assert "mask" not in steps(tmp_path / "out")
     mask = nib.load(tmp_path / "out" / "sub-one" / "anat" / "sub-one_mask.nii.gz").get_fdata()
     np.testing.assert_array_equal(mask > 0, small.mask)
+
+
+def test_workers_share_the_threads_that_this_process_may_use(dataset, command, tmp_path, monkeypatch):
+    asked = []
+
+    class Pool:
+        def __init__(self, *_, initargs, **__):
+            asked.extend(initargs)
+            raise FileError("enough was seen")
+
+    monkeypatch.setattr("paradia.cli.run.ProcessPoolExecutor", Pool)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)  # of the machine, of which a cluster lends a few
+    monkeypatch.setattr("torch.get_num_threads", lambda: 6)
+    assert "enough" in command("run", dataset, tmp_path / "out", "--nprocs", "2", *FAST).err
+    assert asked == [3]
 
 
 def test_a_worker_that_died_is_a_failure_like_any_other():

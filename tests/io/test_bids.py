@@ -241,6 +241,21 @@ def test_masks_come_from_derivatives(root, tmp_path):
         bids.load(bids.find(root, masks=masks / "gone")[0])
 
 
+def test_masks_of_ours_are_told_apart_where_acquisitions_are_by_their_suffixes(root, tmp_path):
+    names = list(pair("sub-01"))
+    touch(root, *names, *(name.replace("MEGRE", "GRE") for name in names))
+    folder = tmp_path / "masks" / "sub-01" / "anat"
+    folder.mkdir(parents=True)
+    entries = bids.find(root)
+    assert [entry.name for entry in entries] == ["sub-01_GRE", "sub-01_MEGRE"]
+    for entry in entries:
+        nib.save(nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE), folder / f"{entry.name}_mask.nii.gz")
+    for entry in entries:
+        assert bids.find_mask(entry, tmp_path / "masks").name == f"{entry.name}_mask.nii.gz"
+    (folder / "sub-01_GRE_mask.nii.gz").rename(folder / "sub-01_mask.nii.gz")
+    assert bids.find_mask(entries[0], tmp_path / "masks").name == "sub-01_mask.nii.gz"
+
+
 def test_a_sheared_affine_names_the_file(root):
     real_data(root)
     sheared = AFFINE.copy()

@@ -109,6 +109,11 @@ def test_one_of_several_tables_is_named_by_its_method_or_by_the_one_that_takes_o
     assert protocol.steps[-1].settings["band"] == 0.2
 
 
+@pytest.mark.parametrize(("word", "value"), [(".3", 0.3), ("+.5", 0.5), ("1.", 1.0), ("1.e-1", 0.1), (".1E+0", 0.1), ("3e-1", 0.3)])
+def test_numbers_are_read_as_on_the_rest_of_the_command_line(word, value):
+    assert Protocol.load("consensus").turned([f"inversion.weight={word}"]).record()["steps"][5]["settings"]["weight"] == value
+
+
 def test_a_file_that_is_no_text_is_told(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_bytes(b"\x1f\x8b\xff")

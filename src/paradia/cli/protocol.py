@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from paradia.pipeline.protocol import DEFAULT, Protocol, protocol_names
 
 
-def show(name: str = DEFAULT, /, *, set: list[str] | None = None) -> None:
+def show(name: str = DEFAULT, /, *, set: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None) -> None:
     """Print a protocol as TOML, every knob written out.
 
     Parameters
@@ -15,7 +18,7 @@ def show(name: str = DEFAULT, /, *, set: list[str] | None = None) -> None:
     name
         A protocol that ships with Paradia, or a TOML file.
     set
-        Knobs to turn, each as stage.knob=value.
+        Knobs to turn, each as ``stage.knob=value``; ``stage.method=name`` exchanges the method.
     """
     sys.stdout.write(Protocol.load(name).turned(set or ()).toml())
 

@@ -164,7 +164,7 @@ def _work(entries: list[bids.Entry], job: Job, reading: dict[str, Any], nprocs: 
             progress.say(f"[bold]{escape(entry.name)}[/]")
             yield _told(_one(entry, job, reading, progress), progress)
         return
-    threads = max(1, (os.cpu_count() or 1) // nprocs)
+    threads = max(1, torch.get_num_threads() // nprocs)  # of those that this process may use, not of all that the machine has
     context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
     with ProcessPoolExecutor(min(nprocs, len(entries)), mp_context=context, initializer=_begin_worker, initargs=(threads,)) as pool:
         try:

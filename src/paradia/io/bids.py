@@ -207,7 +207,8 @@ def find_mask(entry: Entry, masks: Path, *, brain: bool = True) -> Path:
     for row in indexed(masks, [entry.subject]):
         entities = entities_of(row)
         same = all(entry.entities.get(key) == value for key, value in entities.items() if key in ("sub", "ses", "acq", "run", "rec"))
-        if same and stem(row).endswith("_mask") and row.name.endswith(IMAGES):
+        others = {word for word in stem(row).split("_") if word in SUFFIXES} - {_suffix(entry)}  # names of ours tell such twins apart
+        if same and not others and stem(row).endswith("_mask") and row.name.endswith(IMAGES):
             fitting.append(row)
     plain = [path for path in fitting if "desc" not in entities_of(path)]
     if brain and len(plain) == 1:
@@ -278,8 +279,12 @@ def _named(entries: list[Entry]) -> list[Entry]:
 
 
 def _with_suffix(entry: Entry) -> str:
+    return f"{entry.name}_{_suffix(entry)}"
+
+
+def _suffix(entry: Entry) -> str:
     first = (*entry.magnitude, *entry.phase, *entry.real, *entry.imaginary)[0]
-    return f"{entry.name}_{stem(first).rpartition('_')[2]}"
+    return stem(first).rpartition("_")[2]
 
 
 def _labels(labels: Iterable[str] | None, prefix: str) -> list[str] | None:

@@ -17,6 +17,7 @@ the top, background and inversion are done for the reliable voxels first and the
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -163,11 +164,11 @@ def protocol_names() -> list[str]:
 
 
 def _value(text: str) -> Any:
-    """Read a value as TOML would, and a bare word as itself."""
+    """Read a value as TOML would, numbers that begin or end with the point too, and a bare word as itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        return float(text) if re.fullmatch(r"[+-]?(\d+\.|\.\d+)([eE][+-]?\d+)?", text) else text
 
 
 def toml_value(value: Any) -> str:
