@@ -22,9 +22,10 @@ def check_count(**knobs: int) -> None:
 
 
 def check_stop(*, max_iter: int, tol: float) -> None:
-    """Refuse an iteration that does not begin, and a tolerance that says nothing; zero stands for no tolerance."""
+    """Refuse an iteration that does not begin, and a tolerance that says nothing: zero is never met, infinity (for starts) always."""
     check_count(max_iter=max_iter)
-    check_not_negative(tol=tol)
+    if not tol >= 0:
+        raise InputError(f"tol must be zero or a positive number, got {tol}. Leave it out for its default.")
 
 
 def check_not_negative(**knobs: float | int) -> None:
