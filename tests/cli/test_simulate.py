@@ -2,18 +2,20 @@
 
 import json
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from paradia.cli import study
+from paradia.cli import simulate, study
 from paradia.fft import from_kspace
 from paradia.io import bids
 from paradia.io.ismrmrd import read_raw
 from paradia.io.nifti import read_image
-from paradia.io.simulated import RAW, TRUTH
+from paradia.io.simulated import RAW, TRUTH, begin, write_participants
 from paradia.metrics.accuracy import nrmse
 from paradia.scan import Scan
 from paradia.simulate.subject import subject
@@ -246,3 +248,16 @@ def test_heads_lie_as_people_do():
     tilt = np.degrees(np.arctan2(directions[:, 1], directions[:, 2]))
     assert tilt.mean() == pytest.approx(study.TILT[0], abs=4 * study.TILT[1] / math.sqrt(300))
     assert tilt.std() == pytest.approx(study.TILT[1], rel=0.2)
+
+
+def test_commands_that_write_into_one_data_set_at_once_lose_nobody(tmp_path, monkeypatch):
+    def slowly(*given):
+        time.sleep(0.05)
+        return write_participants(*given)
+
+    monkeypatch.setattr(simulate, "write_participants", slowly)
+    begin(tmp_path, "Simulated heads", "1.0")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda label: simulate._enlist(tmp_path, {f"sub-{label}": (30.0 + label, "female")}), range(4)))
+    _, *rows = (tmp_path / "participants.tsv").read_text().splitlines()
+    assert rows == [f"sub-{label}\t{30 + label:.1f}\tfemale" for label in range(4)]

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 import paradia
 from paradia.cli.progress import Progress
 from paradia.cli.study import Numbers, Options, Person, fitting, make, plan, position, voxels
 from paradia.errors import GeometryError, InputError
 from paradia.grid import Grid
-from paradia.io.simulated import Series, affine_of, begin, made_before, write_participants, write_series, write_truth
+from paradia.io.simulated import TRUTH, Series, affine_of, begin, made_before, write_participants, write_series, write_truth
 from paradia.scan import Scan
 from paradia.simulate.gre import gre
 from paradia.simulate.phantom import COARSEST
@@ -224,12 +225,13 @@ def _range(text: str) -> tuple[float, float]:
 
 
 def _enlist(root: Path, people: dict[str, tuple[float, str]]) -> None:
-    """Add people to the list of participants."""
+    """Add people to the list of participants, to which other commands may add at the same time."""
     rows: dict[str, tuple[float | None, str | None]] = {}
     path = root / "participants.tsv"
-    if path.is_file():
-        for line in path.read_text().splitlines()[1:]:
-            label, age, sex = [*line.split("\t"), "n/a", "n/a"][:3]
-            rows[label] = (None if age == "n/a" else float(age), None if sex == "n/a" else sex)
-    rows.update(people)
-    write_participants(root, [(label, *about) for label, about in sorted(rows.items())])
+    with FileLock(root / TRUTH / ".participants.lock"):
+        if path.is_file():
+            for line in path.read_text().splitlines()[1:]:
+                label, age, sex = [*line.split("\t"), "n/a", "n/a"][:3]
+                rows[label] = (None if age == "n/a" else float(age), None if sex == "n/a" else sex)
+        rows.update(people)
+        write_participants(root, [(label, *about) for label, about in sorted(rows.items())])
