@@ -19,7 +19,7 @@ from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._joint import Couplings, Frame, Voxels, joint
 from paradia.separation._voxel import give, split
 from paradia.sources.knobs import check_not_negative, check_stop
-from paradia.sources.streaks import ROUGH, STEEP, flatness, streaks
+from paradia.sources.streaks import ROUGH, flat_slopes, flatness, streaks
 from paradia.types import Callback, Mask, Sources, Volume
 
 CITE = "10.1016/j.neuroimage.2021.118371"
@@ -149,8 +149,7 @@ def _streaks(difference: Tensor, guides: tuple[Tensor, Tensor], cone: float, win
     mean = SMV(window.grid, RADIUS * window.grid.voxel_volume ** (1 / 3)).to(difference)
     flat = torch.ones_like(gradient(difference))
     for guide in guides:
-        flat *= torch.stack([flatness(slope, window.mask, STEEP) for slope in gradient(mean(guide)).abs_()])
+        flat *= flat_slopes(gradient(mean(guide)).abs_(), window.mask)
     dark = Dipole(window.grid).to(difference).kernel.abs() < cone
-    dark[0, 0, 0] = False
     found = streaks(difference, flat, dark, window, max_iter=STREAK_ITER, tol=0.01).x
     return found - found[window.mask].mean()  # slopes do not tell a level, and streaks have none

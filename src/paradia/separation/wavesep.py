@@ -104,7 +104,8 @@ def wavesep(
     The mean square over orientations differs from the square of their mean by a constant, so that the mean of the maps is
     separated. The publication takes proximal gradient steps with a fixed threshold of 0.02 ppm and then cuts off the signs; here
     the threshold follows the noise, and a Douglas-Rachford splitting meets signs and sparsity together. Its learned inversions of several
-    orientations are not part of this: bring the χ of `cosmos` or of any inversion.
+    orientations are not part of this: bring the χ of `cosmos` or of any inversion. These wavelets are not symmetric: the map of a mirrored
+    head is not quite the mirrored map.
 
     References
     ----------
