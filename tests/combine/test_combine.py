@@ -353,6 +353,15 @@ def test_a_smoothing_that_is_no_length_is_refused(name, smoothing, head):
         call(name, head.images, head.grid, head.scan, smoothing=smoothing)
 
 
+@virtual
+@pytest.mark.parametrize("unit", [1e-8, 1e5])
+def test_coil_images_may_be_in_any_unit(name, unit, head):
+    """Not whitened, as where no air is seen, so that the unit stays: scanners write up to thousands, raw data next to nothing."""
+    one, other = (call(name, scale * head.images, head.grid, head.scan, prewhiten=False) for scale in (1.0, unit))
+    torch.testing.assert_close(other.magnitude / unit, one.magnitude, rtol=1e-3, atol=1e-4)
+    assert wrap(other.phase - one.phase)[:, head.mask].abs().max() < 1e-3
+
+
 def test_mcpc3ds_says_which_echo_is_empty(head):
     images = head.images.clone()
     images[1] = 0

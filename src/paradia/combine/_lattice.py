@@ -88,6 +88,7 @@ def combined(coil_images: Tensor, maps: Tensor, block: Block, whiten: Tensor | N
     _, coils, rows, columns, depth = coil_images.shape
     step = max(1, SLAB // (coils * columns * depth))
     along = [_splines(n, b, m).to(maps.real) for n, b, m in zip((rows, columns, depth), block, maps.shape[1:], strict=True)]
+    maps = maps / maps.abs().amax().clamp_min(torch.finfo(along[0].dtype).tiny)  # squares of small units would vanish
     maps = maps / length(maps).clamp_min(torch.finfo(along[0].dtype).tiny)
     magnitude = coil_images.real.new_empty(coil_images.shape[0], rows, columns, depth)
     phase = torch.empty_like(magnitude)

@@ -92,22 +92,26 @@ def adaptive(
 
 
 def _directions(images: Tensor, block: Block, whiten: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the first eigenvector of each block's covariance (coil, blocks) and its eigenvalue (blocks)."""
-    directions, powers = [], []
+    """Return the first eigenvector of each block's covariance (coil, blocks) and its eigenvalue in some unit (blocks)."""
+    directions, powers, sizes = [], [], []
     for rows in images.split(block[0], 1):
         samples = _blocks(mix(whiten, rows), block)
+        size = samples.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(samples.real.dtype).tiny)
+        samples = samples / size  # their eighth powers would overflow
         strongest = samples.abs().square().sum(2).argmax(1)
         start = samples.gather(1, strongest[:, None, None].expand(-1, 1, samples.shape[2]))
         vector = samples @ start.mH
         for _ in range(POWER_STEPS):
             vector = samples @ (samples.mH @ vector)
-            size = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
-            vector = vector / size.clamp_min(torch.finfo(size.dtype).tiny)
+            norm = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+            vector = vector / norm.clamp_min(torch.finfo(norm.dtype).tiny)
         power = (samples.mH @ vector).abs().square().sum((1, 2))
         count = [-(-n // b) for n, b in zip(rows.shape[2:], block[1:], strict=True)]
         directions.append(vector[..., 0].T.reshape(-1, 1, *count))
         powers.append(power.reshape(1, *count))
-    return torch.cat(directions, 1), torch.cat(powers)
+        sizes.append(size.reshape(1, *count))
+    largest = torch.cat(sizes)
+    return torch.cat(directions, 1), torch.cat(powers) * (largest / largest.amax()).square()
 
 
 def _blocks(images: Tensor, block: Block) -> Tensor:
