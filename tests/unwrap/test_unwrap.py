@@ -179,6 +179,18 @@ def test_best_path_finds_the_truth_in_every_piece(case):
         assert bool(((error - error[:, :1].round()).abs() < 1e-3).all())
 
 
+@pytest.mark.parametrize("name", EXACT)
+def test_the_turns_that_the_phase_comes_with_do_not_matter(name, case, generator):
+    """Some files hold phases from 0 to 2π, and some run over."""
+    truth, magnitude, mask = case
+    method = load("unwrap", name)
+    found = []
+    for angles in (wrapped(truth), wrapped(truth) + TURN * torch.randint(-1, 3, truth.shape, generator=generator)):
+        board = {"phase": angles, "magnitude": magnitude, "mask": mask, "scan": SCAN}
+        found.append(method.function(**{key: board[key] for key in method.takes}))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-4)
+
+
 def test_best_path_says_what_to_install(case, monkeypatch):
     truth, _, mask = case
     monkeypatch.setitem(sys.modules, "skimage.restoration", None)

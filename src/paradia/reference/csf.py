@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from paradia.grid import Grid
-from paradia.reference._place import from_centre, largest_pieces
 from paradia.reference._shift import check_shapes, shift
+from paradia.sources.fluid import PIECES, R2STAR, RADIUS, ventricles
 from paradia.sources.knobs import check_count, check_positive
 from paradia.types import Image, Mask, Volume
 
 CITE = "10.1002/mrm.26946"
 
 
-def csf(chi: Image, mask: Mask, grid: Grid, r2star: Volume, *, threshold: float = 5.0, radius: float = 30.0, pieces: int = 3) -> Image:
+def csf(
+    chi: Image, mask: Mask, grid: Grid, r2star: Volume, *, threshold: float = R2STAR, radius: float = RADIUS, pieces: int = PIECES
+) -> Image:
     """Set the mean of χ over the ventricles to zero.
 
     The ventricles are the largest pieces, near the centre of the brain, in which the signal hardly decays.
@@ -54,5 +56,5 @@ def csf(chi: Image, mask: Mask, grid: Grid, r2star: Volume, *, threshold: float 
     check_positive(threshold=threshold, radius=radius)
     check_count(pieces=pieces)
     check_shapes(chi, mask=mask, r2star=r2star)
-    fluid = mask & (r2star > 0) & (r2star < threshold) & (from_centre(mask, grid) < radius)
-    return shift(chi, mask, largest_pieces(fluid, pieces), f"cerebrospinal fluid (R2* below {threshold} 1/s near the centre)")
+    fluid = ventricles(r2star, mask, grid, threshold=threshold, radius=radius, pieces=pieces)
+    return shift(chi, mask, fluid, f"cerebrospinal fluid (R2* below {threshold} 1/s near the centre)")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+from scipy.ndimage import binary_opening
 from torch import Tensor
 
 from paradia.grid import Grid
-from paradia.reference._place import largest_pieces
 from paradia.reference._shift import check_shapes, shift
-from paradia.sources.inside import check_numbers, depth
+from paradia.sources.inside import check_numbers, depth, largest_pieces
 from paradia.sources.knobs import check_not_negative, check_positive
 from paradia.types import Image, Mask, Volume
 
@@ -68,7 +69,8 @@ def white_matter(
     band = deep & ((r2star - mode).abs() <= spread * mode)
     flat = chi.reshape(-1, *chi.shape[-3:]).mean(0)
     low = band & (flat <= flat[band].median())
-    return shift(chi, mask, largest_pieces(low, 2, opened=True), "estimate of white matter")
+    opened = torch.from_numpy(binary_opening(low.cpu().numpy())).to(low.device)
+    return shift(chi, mask, largest_pieces(opened, 2), "estimate of white matter")
 
 
 def _mode(values: Tensor) -> float:

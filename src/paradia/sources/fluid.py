@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from paradia.grid import Grid
+from paradia.sources.inside import largest_pieces
 
 R2STAR = 5.0
 """Rate below which a voxel may be fluid, 1/s."""
@@ -18,7 +18,7 @@ PIECES = 3
 """Connected pieces to keep: two lateral ventricles and the third."""
 
 
-def fluid(r2star: Tensor, mask: Tensor, grid: Grid) -> Tensor:
+def fluid(r2star: Tensor, mask: Tensor, grid: Grid, *, threshold: float = R2STAR, radius: float = RADIUS) -> Tensor:
     """Mark what hardly decays near the middle of a mask."""
     sizes = mask.new_tensor(grid.voxel_size, dtype=torch.float32)
     middle = (mask.nonzero() * sizes).mean(0)
@@ -26,13 +26,11 @@ def fluid(r2star: Tensor, mask: Tensor, grid: Grid) -> Tensor:
     for axis, n in enumerate(mask.shape):
         along = (torch.arange(n, device=mask.device) * sizes[axis] - middle[axis]).square()
         distance += along.reshape([-1 if a == axis else 1 for a in range(3)])
-    return mask & (r2star < R2STAR) & (r2star > 0) & (distance < RADIUS**2)
+    return mask & (r2star < threshold) & (r2star > 0) & (distance < radius**2)
 
 
-def ventricles(r2star: Tensor, mask: Tensor, grid: Grid) -> Tensor:
+def ventricles(
+    r2star: Tensor, mask: Tensor, grid: Grid, *, threshold: float = R2STAR, radius: float = RADIUS, pieces: int = PIECES
+) -> Tensor:
     """Return the largest pieces of fluid near the middle of a mask; empty where there are none."""
-    labels, _ = ndimage.label(fluid(r2star, mask, grid).cpu().numpy())
-    pieces = torch.from_numpy(labels).to(mask.device)
-    counts = pieces.flatten().bincount()[1:]
-    largest = counts.topk(min(PIECES, len(counts))).indices + 1
-    return torch.isin(pieces, largest)
+    return largest_pieces(fluid(r2star, mask, grid, threshold=threshold, radius=radius), pieces)

@@ -1,10 +1,10 @@
-"""Images inside a mask: numbers there, zero elsewhere, and how deep a voxel lies."""
+"""Images inside a mask: numbers there, zero elsewhere, how deep a voxel lies, and which pieces there are."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, label
 from torch import Tensor
 
 from paradia.errors import NonFiniteError
@@ -60,3 +60,13 @@ def depth(mask: Tensor, grid: Grid) -> Tensor:
     framed = np.pad(mask[box].cpu().numpy(), 1)
     found[box] = torch.from_numpy(distance_transform_edt(framed, sampling=grid.voxel_size)[1:-1, 1:-1, 1:-1])
     return found.to(mask.device)
+
+
+def largest_pieces(region: Tensor, count: int) -> Tensor:
+    """Keep the largest pieces of a region that hang together across faces."""
+    pieces, found = label(region.cpu().numpy())
+    if found == 0:
+        return torch.zeros_like(region)
+    labels = torch.from_numpy(pieces).to(region.device)
+    sizes = torch.bincount(labels.flatten())[1:]
+    return torch.isin(labels, sizes.argsort(descending=True, stable=True)[:count] + 1)

@@ -74,8 +74,9 @@ def best_path(phase: Echoes, mask: Mask, scan: Scan) -> Echoes:
     earlier: list[torch.Tensor] = []
     for echo in range(phase.shape[0]):
         wrapped = torch.where(inside, phase[echo][box], 0)
+        principal = wrapped - TURN * (wrapped / TURN).round()  # scikit-image looks for single turns only
         values = np.ma.masked_array(
-            np.pad(wrapped.cpu().numpy().astype(np.float64), thicker), np.pad(outside, thicker, constant_values=True)
+            np.pad(principal.cpu().numpy().astype(np.float64), thicker), np.pad(outside, thicker, constant_values=True)
         )
         solid = np.ma.getdata(unwrap_phase(values, rng=0))  # seeded: it breaks ties at random
         smooth = torch.from_numpy(solid[tuple(map(slice, inside.shape))]).to(phase)
