@@ -235,11 +235,26 @@ def test_other_bad_input_is_told_too(given, message, command, tmp_path, monkeypa
 
 
 def test_somebody_else_s_data_are_left_alone(command, tmp_path):
-    (tmp_path / "dataset_description.json").write_text('{"Name": "Real", "BIDSVersion": "1.10.0"}')
-    told = command("simulate", "phantom", tmp_path, "--voxel-size", "4")
+    call = ("simulate", "phantom", tmp_path, "--voxel-size", "4")
+    for makers in ("[]", "null", '["a word"]', '{"Name": "paradia"}', '[{"Name": "paradia"}]'):
+        (tmp_path / "dataset_description.json").write_text(f'{{"Name": "Real", "BIDSVersion": "1.10.0", "GeneratedBy": {makers}}}')
+        told = command(*call)
+        assert told.status == 2
+        assert "was not simulated" in told.err
+    (tmp_path / "dataset_description.json").unlink()
+    (tmp_path / "README").write_text("mine")
+    told = command(*call)
     assert told.status == 2
-    assert "was not simulated" in told.err
-    assert len(contents(tmp_path)) == 1
+    assert "holds README of something else" in told.err
+    assert [path.name for path in tmp_path.iterdir()] == ["README"]
+    assert (tmp_path / "README").read_text() == "mine"
+
+
+def test_a_data_set_whose_beginning_was_interrupted_is_gone_on_with(tmp_path):
+    begin(tmp_path, "Simulated heads", "1.0")
+    (tmp_path / "dataset_description.json").unlink()
+    begin(tmp_path, "Simulated heads", "1.0")
+    assert (tmp_path / "dataset_description.json").is_file()
 
 
 def test_heads_lie_as_people_do():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -14,7 +13,7 @@ import paradia
 from paradia.errors import FileError, InputError, OutputBusyError
 from paradia.io.atomic import sweep
 from paradia.io.derivatives import MAKER, write_dataset_description
-from paradia.io.sidecar import read_json
+from paradia.io.sidecar import entries, read_json
 
 WORK = ".paradia"
 """Folder inside the output that holds the results of steps, the lock and the log."""
@@ -124,20 +123,14 @@ def _kind(root: Path, source: Path | None) -> str:
     told = read_json(description)
     if told.get("DatasetType", "raw") == "raw":  # BIDS takes what does not say for raw
         return "raw"
-    makers = [maker for maker in _entries(told, "GeneratedBy") if maker.get("Name") == "paradia"]
+    makers = [maker for maker in entries(told, "GeneratedBy") if maker.get("Name") == "paradia"]
     return "foreign" if not makers else "truth" if any(maker.get("Description") == MAKER for maker in makers) else "ours"
 
 
 def _source_of(out: Path) -> Path | None:
     """Return the data set that maps were made from, where their description names it."""
-    named = [str(one.get("URL")) for one in _entries(read_json(out / "dataset_description.json"), "SourceDatasets")]
+    named = [str(one.get("URL")) for one in entries(read_json(out / "dataset_description.json"), "SourceDatasets")]
     return next((Path(url.removeprefix("file://")) for url in named if url.startswith("file://")), None)
-
-
-def _entries(description: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
-    """Return the entries of a list in a description; nothing of what is no such list."""
-    value = description.get(key)
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def _where(root: Path, kind: str) -> str:

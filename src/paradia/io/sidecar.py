@@ -37,6 +37,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def entries(values: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Return the objects of a list in a JSON object, such as ``GeneratedBy`` of a data set; none where there is no such list."""
+    value = values.get(key)
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
 def sidecar_of(image: Path, root: Path | None = None) -> dict[str, Any]:
     """Collect what the sidecars say of an image.
 

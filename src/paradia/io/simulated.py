@@ -18,7 +18,7 @@ from paradia.grid import Grid
 from paradia.io.atomic import write_json, write_text
 from paradia.io.derivatives import BIDS_VERSION, MAKER, NOT_IN_BIDS, OUTPUTS, PPM_SIGN, Output, folder, write_provenance
 from paradia.io.nifti import write
-from paradia.io.sidecar import read_json
+from paradia.io.sidecar import entries, read_json
 from paradia.simulate.head import Head
 from paradia.simulate.subject import Subject
 
@@ -27,6 +27,9 @@ TRUTH = Path("derivatives", "truth")
 
 RAW = Path("sourcedata", "raw")
 """Where samples of k-space lie, which BIDS has no place for."""
+
+WRITTEN = ("README", "participants.tsv", "participants.json")
+"""Files beside the description of a data set that are written to its root."""
 
 MAGNITUDE = "Given as a magnitude, 0 or more; χ = χ+ − χ−."
 
@@ -103,15 +106,23 @@ def begin(root: Path, name: str, version: str) -> None:
     """
     description = root / "dataset_description.json"
     if description.is_file():
-        if read_json(description).get("GeneratedBy", [{}])[0].get("Description") != MAKER:
+        if not _simulated(description):
             raise InputError(f"{root} is a data set that was not simulated. Give another folder.")
         return
+    taken = [name for name in WRITTEN if (root / name).exists()]
+    if taken and not _simulated(root / TRUTH / "dataset_description.json"):  # which an interrupted beginning has left
+        raise InputError(f"{root} holds {' and '.join(taken)} of something else. Give another folder.")
     made = {"BIDSVersion": BIDS_VERSION, "GeneratedBy": [{"Name": "paradia", "Version": version, "Description": MAKER}]}
     truth = {"Name": f"{name}: what it was made of", "DatasetType": "derivative", **made}
     write_json(root / TRUTH / "dataset_description.json", truth)
     write_text(root / TRUTH / ".bidsignore", "\n".join(dict.fromkeys((*NOT_IN_BIDS, "*_R2primemap.*", "*_lesions.tsv"))) + "\n")
     write_text(root / "README", f"{name}.\n\nMade by paradia simulate {version}; nobody was scanned. The truth is in {TRUTH.as_posix()}.\n")
     write_json(description, {"Name": name, "DatasetType": "raw", **made})
+
+
+def _simulated(description: Path) -> bool:
+    """Tell whether a description is of a data set that was simulated here."""
+    return description.is_file() and any(maker.get("Description") == MAKER for maker in entries(read_json(description), "GeneratedBy"))
 
 
 def write_series(root: Path, prefix: str, series: Series, affine: NDArray) -> list[Path]:
