@@ -104,6 +104,11 @@ def test_what_cannot_be_resampled_is_refused():
         resample(image, AFFINE, SHAPE, AFFINE, mask=mask[1:])
     with pytest.raises(InputError, match="order must be that of a spline"):
         resample(image, AFFINE, SHAPE, AFFINE, order=7)
+    for wrong in (np.full((4, 4), math.nan), np.zeros((4, 4)), np.eye(3)):
+        with pytest.raises(GeometryError, match="affine must be a 4×4 affine that can be inverted"):
+            resample(image, wrong, SHAPE, AFFINE)
+        with pytest.raises(GeometryError, match="moving_affine must be a 4×4 affine that can be inverted"):
+            rigid(image, AFFINE, image, wrong)
     image[3, 4, 5], mask[3, 4, 5] = math.nan, False
     with pytest.raises(NonFiniteError, match="image is NaN or Inf in 1 voxels"):
         resample(image, AFFINE, SHAPE, AFFINE)

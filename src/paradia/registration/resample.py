@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import affine_transform, distance_transform_edt
 
 from paradia.errors import GeometryError, InputError, MaskError
+from paradia.registration._matrix import checked
 from paradia.sources.inside import check_numbers
 from paradia.types import Mask, Volume
 
@@ -52,7 +53,7 @@ def resample(
     Raises
     ------
     GeometryError
-        The mask is on another grid than the image.
+        The mask is on another grid than the image, or a matrix is no affine.
     MaskError
         The mask is empty.
     NonFiniteError
@@ -67,8 +68,8 @@ def resample(
     if mask is not None and not bool(mask.any()):
         raise MaskError("the mask is empty: no voxel of the image holds. Give another mask, or none.")
     check_numbers(torch.ones_like(image, dtype=torch.bool) if mask is None else mask, image=image)
-    world = np.eye(4) if motion is None else np.asarray(motion, dtype=float)
-    index = np.linalg.inv(np.asarray(affine, dtype=float)) @ world @ np.asarray(onto, dtype=float)
+    world = np.eye(4) if motion is None else checked("motion", motion)
+    index = np.linalg.inv(checked("affine", affine)) @ world @ checked("onto", onto)
     data = image.detach().cpu().numpy()
     if mask is not None:
         nearest = distance_transform_edt(~mask.cpu().numpy(), return_distances=False, return_indices=True)

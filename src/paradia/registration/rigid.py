@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from paradia.errors import GeometryError, InputError, MissingDependencyError
+from paradia.registration._matrix import checked
 from paradia.sources.inside import check_numbers
 from paradia.types import Volume
 
@@ -78,7 +79,7 @@ def rigid(fixed: Volume, fixed_affine: ArrayLike, moving: Volume, moving_affine:
     MissingDependencyError
         ANTs is not installed.
     GeometryError
-        An image is no volume, or an affine no 4×4 matrix.
+        An image is no volume, or a matrix is no affine.
     NonFiniteError
         An image is NaN or Inf somewhere.
     InputError
@@ -138,13 +139,12 @@ def _one_thread() -> Iterator[None]:
 
 def _to_ants(ants, name: str, data: Tensor, affine: ArrayLike):
     """Hand an image over with its place in the world."""
-    given = np.asarray(affine, dtype=float)
-    if given.shape != (4, 4) or data.ndim != 3:
-        raise GeometryError(f"the {name} image must be a volume with a 4×4 affine, got {tuple(data.shape)} and {given.shape}.")
+    if data.ndim != 3:
+        raise GeometryError(f"the {name} image must be a volume, got {tuple(data.shape)}. Give one of them.")
     check_numbers(torch.ones_like(data, dtype=torch.bool), **{name: data})
     if not bool((data != 0).any()):
         raise InputError(f"the {name} image is zero everywhere: there is nothing to register. Check its mask.")
-    matrix = LPS @ given
+    matrix = LPS @ checked(f"{name}_affine", affine)
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     array = data.detach().cpu().numpy().astype(np.float32)
     return ants.from_numpy(array, origin=matrix[:3, 3].tolist(), spacing=spacing.tolist(), direction=matrix[:3, :3] / spacing)
