@@ -252,6 +252,14 @@ def test_limits(check):
     assert verdicts == ["good", "check", "bad"]
 
 
+@pytest.mark.parametrize("echoes", [1, 2, 3])
+@pytest.mark.parametrize("slices", [1, 2])
+def test_the_signal_to_noise_of_a_slice_or_two(slices, echoes, generator):
+    magnitude = 100 + torch.randn((echoes, 40, 41, slices), generator=generator)
+    scan = Scan(tuple(0.005 * n for n in range(1, echoes + 1)))
+    assert inputs.snr(magnitude, torch.ones(40, 41, slices, dtype=torch.bool), scan) == pytest.approx(100, rel=0.15)
+
+
 def test_what_is_no_number_does_not_hide_saturation():
     magnitude = torch.arange(120.0).view(2, 3, 4, 5).clamp_max(100.0)
     clean = inputs.saturation(magnitude)

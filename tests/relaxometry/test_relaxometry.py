@@ -189,6 +189,18 @@ def test_refuses_what_cannot_be_fitted(name, case):
             fit(name, data, mask, EVEN, maximum=maximum)
 
 
+@pytest.mark.parametrize("name", [name for name in FROM_ECHOES if name not in ("arlo", "r2_epg")])
+def test_anatomy_is_not_noise_where_only_two_echoes_tell_it(name, generator):
+    """Edges and textures that both echoes share; second differences of one echo told twice the noise here."""
+    scan, shape = Scan((0.006, 0.02)), (40, 36, 30)
+    blocks = (torch.rand((5, 6, 5), generator=generator) > 0.5).float()
+    rate = 15 + 5 * torch.nn.functional.interpolate(blocks[None, None], shape, mode="nearest")[0, 0]
+    height = 100 + 3 * torch.randn(shape, generator=generator) + 20 * torch.linspace(0, 9, 40).sin()[:, None, None]
+    mask = torch.ones(shape, dtype=torch.bool)
+    found = fit(name, noisy(decay(rate, height, scan), 1.0, generator), mask, scan)
+    assert float(((found[0] - rate) / found[1]).std()) == pytest.approx(1, abs=0.08)
+
+
 @pytest.mark.parametrize("name", [name for name in FROM_ECHOES if "max_iter" in load("relaxometry", name).knobs])
 def test_steps_that_do_not_begin_and_tolerances_that_are_none_are_refused(name, case):
     rate, height, mask = case

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.nn.functional import avg_pool3d
 
 from paradia.errors import MaskError
 from paradia.metrics._filters import around, numbers
+from paradia.sources.around import mean_around
 from paradia.types import Mask, Volume
 
 ROUNDING = 1e-12
@@ -88,9 +88,8 @@ def xsim(estimate: Volume, truth: Volume, mask: Mask) -> float:
     _inside(estimate, truth, mask)
     box = around(mask, XSIM_WINDOW // 2)  # beyond, nothing reaches into the mask
     a, b = (numbers(image[box].double(), mask[box]) for image in (estimate, truth))
-    mean_a, mean_b = _local_mean(a), _local_mean(b)
-    var_a, var_b = _local_mean(a * a) - mean_a**2, _local_mean(b * b) - mean_b**2
-    covariance = _local_mean(a * b) - mean_a * mean_b
+    mean_a, mean_b, square_a, square_b, product = (mean_around(image, XSIM_WINDOW) for image in (a, b, a * a, b * b, a * b))
+    var_a, var_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + XSIM_C1) / (mean_a**2 + mean_b**2 + XSIM_C1)
     structure = (2 * covariance + XSIM_C2) / (var_a + var_b + XSIM_C2)
     return float((luminance * structure)[mask[box]].mean())
@@ -146,10 +145,6 @@ def _centred(values: Tensor) -> Tensor:
     """Take away the mean; where all values are alike nothing is left, not even what rounding would leave."""
     rest = values - values.mean()
     return torch.zeros_like(rest) if float(rest.abs().max()) <= ROUNDING * float(values.abs().max()) else rest
-
-
-def _local_mean(image: Tensor) -> Tensor:
-    return avg_pool3d(image[None], XSIM_WINDOW, stride=1, padding=XSIM_WINDOW // 2, count_include_pad=False)[0]
 
 
 def _ratio(above: Tensor, below: Tensor) -> float:

@@ -14,6 +14,7 @@ from paradia.fft import bounding_box
 from paradia.grid import Grid
 from paradia.metrics._masks import erode, jumps
 from paradia.scan import Scan
+from paradia.sources.around import mean_around
 from paradia.types import Echoes, Mask
 
 CELL = 12.0
@@ -90,7 +91,7 @@ def snr(magnitude: Echoes, mask: Mask, scan: Scan | None = None) -> float:
     finest, other, whole = _detail(rest, inside)
     if not whole.any():
         return math.nan
-    around = _around(other * whole) / _around(whole.to(other.dtype)).clamp_min(1e-6)
+    around = mean_around(other * whole, 3) / mean_around(whole.to(other.dtype), 3).clamp_min(1e-6)
     among = around[whole]
     limit = among.kthvalue(max(min(len(among), FEWEST), math.ceil(QUIET * len(among)))).values
     noise = float(finest[whole & (around <= limit)].abs().median()) / 0.6745
@@ -107,14 +108,8 @@ def _left_by_decay(echoes: Tensor, times: Sequence[float] | None, inside: Mask) 
         third = echoes[2].clamp_min(1e-30)
         expected = first**share * third ** (1 - share)
         return torch.where(inside, (second - expected) / _length(share * expected / first, (1 - share) * expected / third), 0.0)
-    ratio = _around(second * inside) / _around(first * inside).clamp_min(1e-30)
+    ratio = mean_around(second * inside, 3) / mean_around(first * inside, 3).clamp_min(1e-30)
     return torch.where(inside, (second - ratio * first) / _length(ratio), 0.0)
-
-
-def _around(image: Tensor) -> Tensor:
-    """Return the mean over a voxel and its neighbours, nothing beyond the volume."""
-    widths = [3 if n > 1 else 1 for n in image.shape]
-    return avg_pool3d(image[None], widths, 1, [width // 2 for width in widths])[0]
 
 
 def _length(*slopes: Tensor) -> Tensor:

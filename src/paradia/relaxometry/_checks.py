@@ -9,7 +9,8 @@ from torch import Tensor
 
 from paradia.errors import GeometryError, InputError, MaskError, MetadataError, NonFiniteError
 from paradia.scan import Scan
-from paradia.sources.doubt import grain
+from paradia.sources.around import mean_around
+from paradia.sources.doubt import grain, roughness
 
 CHUNK = 1 << 16
 """Voxels fitted at a time, few enough to stay in the cache."""
@@ -72,8 +73,14 @@ def signals(magnitude: Tensor, mask: Tensor) -> Tensor:
     return torch.ldexp(inside, -torch.frexp(inside.max()).exponent)
 
 
+def ends(signal: Tensor) -> Tensor:
+    """Return which echoes of a voxel are the first and the last measured, (2, voxel); one twice where there is no other."""
+    there = (signal > 0).int()
+    return torch.stack([there.argmax(0), len(there) - 1 - there.flip(0).argmax(0)])
+
+
 def measured(signal: Tensor, unknowns: int) -> tuple[int, Tensor]:
-    """Return what noise is told from: how many echoes more than unknowns the most voxels have, and those voxels' first signal.
+    """Return what noise is told from: how many echoes more than unknowns the most voxels have, and those voxels' first and last signal.
 
     Parameters
     ----------
@@ -87,27 +94,35 @@ def measured(signal: Tensor, unknowns: int) -> tuple[int, Tensor]:
     int
         Echoes less the unknowns.
     Tensor
-        The first magnitude of these voxels, zero in others, shape (voxel,).
+        The first and the last magnitude of these voxels, zero in others, shape (2, voxel).
     """
     count = (signal > 0).sum(0)
     most = int(count[count > 0].mode().values) if bool(count.any()) else len(signal)
-    first = signal.gather(0, (signal > 0).int().argmax(0, keepdim=True))[0]
-    return most - unknowns, torch.where(count == most, first, 0.0)
+    return most - unknowns, torch.where(count == most, signal.gather(0, ends(signal)), 0.0)
 
 
-def noise_level(squares: Tensor, freedom: int, signal: Tensor, mask: Tensor) -> Tensor:
-    """Estimate the noise of the magnitude by the median over voxels of what a fit left, or from neighbours where it leaves nothing.
+def noise_level(squares: Tensor, freedom: int, pair: Tensor, mask: Tensor) -> Tensor:
+    """Estimate the noise of the magnitude by the median over voxels of what a fit left, or by two echoes where it leaves nothing.
 
     Voxels without a signal, beyond another scan's field of view, tell of no noise.
     """
-    bright = signal > 0
+    bright = (pair > 0).all(0)
     if not bool(bright.any()):
-        return signal.new_zeros(())
+        return pair.new_zeros(())
     if freedom > 0:
         return (squares[bright].median() / (freedom * (1 - 2 / (9 * freedom)) ** 3)).clamp_min(0).sqrt()
-    volume = torch.zeros(mask.shape, dtype=signal.dtype, device=signal.device)
-    volume[mask] = signal
-    return grain(volume, volume > 0)
+    volumes = pair.new_zeros((2, *mask.shape))
+    volumes[:, mask] = pair * bright
+    return _apart(volumes[0], volumes[1])
+
+
+def _apart(first: Tensor, last: Tensor) -> Tensor:
+    """Return the noise of two echoes that are in one ratio around every voxel: what both show of anatomy is no noise."""
+    there = first > 0
+    ratio = mean_around(last, 3) / mean_around(first, 3).clamp_min(torch.finfo(first.dtype).tiny)
+    rest = torch.where(there, (last - ratio * first) / (1 + ratio.square()).sqrt(), 0.0)
+    level = roughness(rest, there)
+    return level if bool(level > 0) else grain(rest, there)  # a slice has no cubes of eight voxels
 
 
 def give(rate: Tensor, noise: Tensor, mask: Tensor, maximum: float) -> tuple[Tensor, Tensor]:

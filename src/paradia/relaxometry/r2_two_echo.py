@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from paradia.errors import InputError
-from paradia.relaxometry._checks import check, give, noise_level, signals
+from paradia.relaxometry._checks import check, ends, give, noise_level, signals
 from paradia.scan import Scan
 from paradia.types import Echoes, Mask, R2Fit
 
@@ -46,20 +46,17 @@ def r2_two_echo(magnitude: Echoes, mask: Mask, scan: Scan, *, skip: int = 0, max
     Notes
     -----
     Two echoes of their own excitations decay with R2. Those of one train with imperfect refocusing decay more slowly, since stimulated
-    echoes rest along the field; R2 is then too small, and `r2_epg` the better choice. The noise of the magnitude is estimated from
-    neighbouring voxels.
+    echoes rest along the field; R2 is then too small, and `r2_epg` the better choice. The noise of the magnitude is what a ratio that
+    is the same around a voxel leaves of both echoes.
     """
     check("r2_two_echo", magnitude, mask, scan, 2, maximum)
     if not 0 <= skip <= len(magnitude) - 2:
         raise InputError(f"skip must leave two of {len(magnitude)} echoes, got {skip}. Give a number from 0 to {len(magnitude) - 2}.")
     signal = signals(magnitude, mask)[skip:]
-    there = (signal > 0).int()
-    known = there.sum(0) > 1
-    times = torch.tensor(scan.echo_times[skip:], dtype=signal.dtype, device=signal.device)
-    ends = [there.argmax(0), len(times) - 1 - there.flip(0).argmax(0)]
-    first, last = (signal.gather(0, end[None])[0] for end in ends)
-    span = times[ends[1]] - times[ends[0]]
-    sigma = noise_level(first, 0, first, mask)
-    rate = torch.where(known, torch.log(first / last) / span, 0.0)
-    noise = torch.where(known, sigma * torch.hypot(1 / first, 1 / last) / span, torch.inf)
+    known, which = (signal > 0).sum(0) > 1, ends(signal)
+    pair = torch.where(known, signal.gather(0, which), 0.0)
+    early, late = torch.tensor(scan.echo_times[skip:], dtype=signal.dtype, device=signal.device)[which]
+    sigma = noise_level(pair[0], 0, pair, mask)
+    rate = torch.where(known, torch.log(pair[0] / pair[1]) / (late - early), 0.0)
+    noise = torch.where(known, sigma * pair.reciprocal().norm(dim=0) / (late - early), torch.inf)
     return R2Fit(*give(rate, noise, mask, maximum))
