@@ -69,6 +69,13 @@ def test_an_earlier_map_that_is_now_the_truth_is_not_overwritten(command, field,
     assert told.status == 0, told.err
 
 
+def test_maps_whose_names_differ_by_a_sign_alone_are_all_written(command, field, tmp_path):
+    told = command("compare", tmp_path, *field, "--methods", "inversion=tikhonov:weight=1e-1,tikhonov:weight=1e+1")
+    assert told.status == 0, told.err
+    low, high = maps_of(tmp_path, ["tikhonov-weight=1e-1", "tikhonov-weight=1e-1-2"]).values()
+    assert np.abs(high).max() < 0.5 * np.abs(low).max()
+
+
 def test_nan_outside_the_mask_changes_nothing_and_inside_the_truth_does_not_count(command, files, field, small, tmp_path):
     holes, gone = ~small.mask, np.zeros_like(small.mask)
     gone[:, : small.mask.shape[1] // 2] = True

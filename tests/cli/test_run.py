@@ -269,6 +269,9 @@ def test_a_dry_run_tells_and_does_nothing(dataset, half_broken, command, tmp_pat
     told = command("run", half_broken, tmp_path / "out", "--dry-run", *FAST)
     assert "sub-fine: 3 magnitude, 2 phase (incomplete" in told.out
     assert not (tmp_path / "out").exists()
+    told = command("run", dataset, dataset / "sub-one" / "maps", "--dry-run", *FAST)
+    assert told.status == 2
+    assert "lies in a subject's folder" in told.err
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,6 @@ def test_a_place_that_cannot_be_written_is_told_before_the_sweep(call, tmp_path)
 def test_values():
     assert sweep_values("1e-4:1e-2:3") == [1e-4, 1e-3, 1e-2]
     assert sweep_values("1,2.5,3") == [1, 2.5, 3]
-    for wrong in ("", "a:b:c", "1;2", "1:10:2.5", "-1:1:9", "0:1:9", "nan:1:9"):
+    for wrong in ("", "a:b:c", "1;2", "1:10:2.5", "-1:1:9", "0:1:9", "nan:1:9", "0.1:inf:9"):
         with pytest.raises(InputError, match="FIRST:LAST:COUNT"):
             sweep_values(wrong)

@@ -169,7 +169,14 @@ def _candidates(methods: list[str] | None, protocols: list[str] | None, base: st
 
 def _places(out: Path, candidates: Mapping[str, Protocol], map: str, sources: Iterable[Path | None]) -> dict[str, Path]:
     """Return the file of each method's map; none of them may be one of the inputs, such as an earlier map that is now the truth."""
-    words = {name: re.sub(r"[^\w.=-]+", "-", name).strip("-") for name in candidates}
+    words: dict[str, str] = {}
+    for name in candidates:
+        word = plain = re.sub(r"[^\w.=-]+", "-", name).strip("-")
+        number = 1
+        while word in words.values():  # 1e+2 and 1e-2 are alike without the sign
+            number += 1
+            word = f"{plain}-{number}"
+        words[name] = word
     places = {name: out / f"{word}_{OUTPUTS[map].suffix}.nii.gz" for name, word in words.items()}
     inputs = {path.resolve() for path in sources if path is not None}
     for path in places.values():

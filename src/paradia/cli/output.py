@@ -40,7 +40,7 @@ def open_output(out: Path, source: Path | None = None) -> Iterator[None]:
     OutputBusyError
         Another run holds it.
     """
-    recorded = _check_foreign(out, source)
+    recorded = check_place(out, source)
     try:
         (out / WORK).mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / WORK / "lock")
@@ -95,8 +95,14 @@ class _Quiet(logging.FileHandler):
         """Let the record go."""
 
 
-def _check_foreign(out: Path, source: Path | None) -> Path | None:
-    """Refuse a folder that other data live in, and return the data set that the maps in it were made from, where one is named."""
+def check_place(out: Path, source: Path | None) -> Path | None:
+    """Return the data set that the maps in a folder were made from, where one is named.
+
+    Raises
+    ------
+    InputError
+        Other data live in the folder, as `open_output` says.
+    """
     place = out.resolve()
     for folder in (place, *place.parents):
         kind = _kind(folder.parent, source) if folder.name.startswith("sub-") else ""

@@ -25,7 +25,7 @@ from rich.markup import escape
 
 from paradia.cli.ending import Terminated, ended_in_order
 from paradia.cli.job import Job, process
-from paradia.cli.output import LOG, logged, open_output
+from paradia.cli.output import LOG, check_place, logged, open_output
 from paradia.cli.plan import pick_device, plan
 from paradia.cli.progress import Progress
 from paradia.errors import InputError, ParadiaError
@@ -118,6 +118,7 @@ def run(
         entries = bids.find(bids_dir, participant_label, session_id, masks=masks, validate=not skip_bids_validation)
     if output_dir.resolve() == bids_dir.resolve():
         raise InputError(f"{bids_dir} is only read. Give another output folder, such as {bids_dir / 'derivatives' / 'paradia'}.")
+    check_place(output_dir, bids_dir)
     if dry_run:
         return _preview(entries, job)
     place = None if regions is None else regions.absolute()

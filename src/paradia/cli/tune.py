@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import inspect
 import io
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -106,7 +107,7 @@ def sweep_values(text: str) -> list[float]:
     try:
         if ":" in text:
             first, last, count = text.split(":")
-            if not (float(first) > 0 and float(last) > 0):
+            if not all(0 < float(end) < math.inf for end in (first, last)):
                 raise ValueError(text)  # it has no logarithm
             return [float(f"{v:.4g}") for v in np.geomspace(float(first), float(last), int(count))]
         return [float(word) for word in text.split(",")]
