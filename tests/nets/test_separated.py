@@ -251,6 +251,22 @@ def test_how_strange_a_volume_looks_is_told_of_the_first_guess():
     assert separate(net, noisy, stages=1, trust=0.3).novelty > 3
 
 
+@pytest.mark.parametrize(("strange", "share"), [(0.5, 1.0), (2.0, 0.5), (5.0, 0.2)])
+def test_of_an_answer_on_a_strange_volume_less_is_taken(monkeypatch, strange, share):
+    """So that it keeps near the closed form; how far to trust it is told as before."""
+    net, known = network(), held()
+    begun = known.scale * (0.5 + guess(known) / known.scale) * known.mask  # so high that nothing is cut
+    monkeypatch.setattr(separated, "novelty", lambda *_: 0.0)
+    whole = separated.propose(net, begun, known)
+    monkeypatch.setattr(separated, "novelty", lambda *_: strange)
+    less = separated.propose(net, begun, known)
+    assert whole.value[:, known.mask].min() > 0
+    assert not torch.equal(whole.value, begun)
+    torch.testing.assert_close(less.value - begun, share * (whole.value - begun))
+    torch.testing.assert_close(less.deviation, whole.deviation)
+    assert less.novelty == strange
+
+
 @pytest.mark.parametrize(("b0", "typical"), [(3.0, 13.0), (7.0, 13.0 * (7 / 3) ** 0.5)])
 def test_the_typical_r2_goes_off_and_its_spread_into_the_noise(b0, typical):
     rate, noise = less_typical(torch.tensor([[[5.0, typical, 40.0]]]), torch.tensor([[[1.0, 0.0, 2.0]]]), b0)

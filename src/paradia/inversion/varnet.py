@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from paradia.errors import InputError
 from paradia.fft import Window, each_of
 from paradia.grid import Grid
 from paradia.inversion.l1bayes import l1bayes
@@ -18,6 +17,7 @@ from paradia.nets.store import network
 from paradia.nets.unrolled import START_ITERATIONS, problem, unexplained
 from paradia.sources.doubt import believed
 from paradia.sources.inside import within
+from paradia.sources.knobs import check_count, check_not_negative
 from paradia.sources.split import MARGIN
 from paradia.types import Callback, Image, LearnedChi, Mask, Volume
 
@@ -94,8 +94,8 @@ def varnet(
     ----------
     Cognolato F, O'Brien K, Jin J, et al. Med Image Anal 2023;84:102700. doi:10.1016/j.media.2022.102700.
     """
-    if stages < 1 or trust < 0 or refine < 0:
-        raise InputError(f"stages must be at least 1, trust and refine at least 0, got {stages}, {trust:g} and {refine}.")
+    check_count(stages=stages)
+    check_not_negative(trust=trust, refine=refine)
     window = Window.around(mask, grid, MARGIN, local_field=local_field, noise=noise)
     check_field(local_field, mask, "local field", LOCAL_LIMIT)
     net = network("varnet", str(local_field.device))

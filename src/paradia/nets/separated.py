@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paradia.nets.familiar import novelty
+from paradia.nets.familiar import belief, novelty
 from paradia.nets.features import FIELD, gain, loudness, squash
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import FLOOR, LEAST, centred, evened, unit_of
@@ -147,12 +147,13 @@ def separation_channels(pair: Tensor, held: Separable) -> Float[Tensor, "10 x y 
 
 
 def propose(net: UNet3d, pair: Tensor, held: Separable) -> Pair:
-    """Ask the network for better maps; they stay at zero or above."""
+    """Ask the network for better maps; they stay at zero or above, and near those so far where these look strange to it."""
     channels = separation_channels(pair, held)
     answer = ask(net, channels)
+    strange = novelty(net, channels, held.mask)
     unit = held.scale * gain(pair / held.scale)
-    value = (pair + unit * answer[:2]).clamp_min(0) * held.mask
-    return Pair(value, unit * answer[2:4].clamp(-6, 3).exp() * held.mask, novelty(net, channels, held.mask))
+    value = (pair + belief(strange) * unit * answer[:2]).clamp_min(0) * held.mask
+    return Pair(value, unit * answer[2:4].clamp(-6, 3).exp() * held.mask, strange)
 
 
 def consult(proposal: Pair, held: Separable, trust: float, iterations: int = ITERATIONS) -> Float[Tensor, "2 x y z"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.errors import InputError
 from paradia.fft import Window, each_of
 from paradia.grid import Grid
 from paradia.nets.checks import TOTAL_LIMIT, check_field, check_voxels
@@ -16,6 +15,7 @@ from paradia.nets.total import invert
 from paradia.registry import load
 from paradia.sources.fit import BRISK, fit
 from paradia.sources.inside import within
+from paradia.sources.knobs import check_count, check_not_negative
 from paradia.sources.split import MARGIN, Effort
 from paradia.types import Callback, Image, LearnedSources, Mask, Volume
 
@@ -104,8 +104,8 @@ def nextqsm(
     ----------
     Cognolato F, O'Brien K, Jin J, et al. Med Image Anal 2023;84:102700. doi:10.1016/j.media.2022.102700.
     """
-    if stages < 1 or trust < 0 or refine < 0:
-        raise InputError(f"stages must be at least 1, trust and refine at least 0, got {stages}, {trust:g} and {refine}.")
+    check_count(stages=stages)
+    check_not_negative(trust=trust, refine=refine)
     window = Window.around(mask, grid, MARGIN, total_field=total_field, noise=noise)
     check_field(total_field, mask, "total field", TOTAL_LIMIT)
     background, inversion = (network(name, str(total_field.device)) for name in WEIGHTS)
