@@ -57,6 +57,10 @@ def test_help_of_a_method_says_all_that_its_docstring_says_before_the_parameters
     assert told[-25:] not in listed
 
 
+def test_help_of_a_training_says_that_it_goes_on(command):
+    assert "Run it again to go on where it stopped" in " ".join(command("train", "varnet", "--help").out.split())
+
+
 def test_help_comes_at_once_and_without_torch():
     """Half a second of the processor: how long that takes is a matter of what else it does."""
 

@@ -18,7 +18,7 @@ from paradia.errors import InputError
 from paradia.nets import store
 from paradia.report.curves import draw_curves
 from paradia.simulate.examples import Recipe
-from paradia.training import NETWORKS
+from paradia.training import NETWORKS, ONWARD
 from paradia.training.crops import VALIDATION
 from paradia.training.loop import Plan, train
 from paradia.training.release import release as put_out
@@ -64,9 +64,8 @@ def __getattr__(name: str) -> Callable[..., int]:
     return command
 
 
-_DOCSTRING = """
-    Run it again to go on where it stopped, also with more steps. The folder of the volumes may still be growing. In the output are the
-    checkpoint, the log ``log.csv``, its picture ``curves.png``, and the running average of the weights ``average.safetensors``.
+_DOCSTRING = f"""
+    {ONWARD}
 
     Parameters
     ----------

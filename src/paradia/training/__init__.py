@@ -6,3 +6,9 @@ NETWORKS = {
     "sepnet": "Train the network that tells para- from diamagnetic sources.",
 }
 """What `paradia train` can train, known without importing any of it; the same names as `tasks.TASKS`."""
+
+ONWARD = (
+    "Run it again to go on where it stopped, also with more steps. The folder of the volumes may still be growing. In the output are the "
+    "checkpoint, the log ``log.csv``, its picture ``curves.png``, and the running average of the weights ``average.safetensors``."
+)
+"""What the help of each of them says besides."""
