@@ -13,7 +13,7 @@ from paradia.nets.store import network
 from paradia.nets.unrolled import clear
 from paradia.sources.doubt import believed
 from paradia.sources.fit import BRISK, fit
-from paradia.sources.inside import within
+from paradia.sources.inside import levelled
 from paradia.sources.split import MARGIN, Effort
 from paradia.types import Callback, Image, LearnedField, Mask, Volume
 
@@ -98,5 +98,5 @@ def bgnet(
         tell(found.novelty, "bgnet")
         return found.value, found.deviation, field.new_tensor(found.novelty)
 
-    local, deviation, strange = each_of(remove, window.take(within(total_field, mask)).float())
+    local, deviation, strange = each_of(remove, window.take(levelled(total_field, mask)).float())
     return LearnedField(window.put(local).to(total_field), mask, window.put(deviation).to(total_field), strange.to(total_field))

@@ -9,7 +9,7 @@ from paradia.fft import Window, each
 from paradia.grid import Grid
 from paradia.sources.doubt import doubt
 from paradia.sources.fit import MODEL_ERROR, RIM, USUAL, WEIGHT
-from paradia.sources.inside import check_numbers, within
+from paradia.sources.inside import check_numbers, levelled
 from paradia.sources.knobs import check_not_negative, check_positive
 from paradia.sources.split import MARGIN, Effort, Split, structured
 from paradia.types import Callback, Image, LocalField, Mask, Volume
@@ -116,4 +116,4 @@ def joint(
             return torch.where(window.mask, field - split.dipole(torch.where(window.mask, 0.0, sources)), 0.0)
         return torch.where(window.mask, split.dipole(torch.where(window.mask, sources, 0.0)), 0.0)
 
-    return LocalField(window.put(each(remove, window.take(within(total_field, mask)))), mask)
+    return LocalField(window.put(each(remove, window.take(levelled(total_field, mask)))), mask)

@@ -10,7 +10,7 @@ from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.operators.weighting import Weighting, known_noise
 from paradia.solvers.lsmr import lsmr
-from paradia.sources.inside import check_numbers, within
+from paradia.sources.inside import check_numbers, levelled
 from paradia.sources.knobs import check_not_negative, check_stop
 from paradia.types import Callback, Image, LocalField, Mask, Volume
 
@@ -102,4 +102,4 @@ def pdf(
         )
         return torch.where(window.mask, field - dipole(solution.warn("pdf").x), 0.0)
 
-    return LocalField(window.put(each(remove, window.take(within(total_field, mask)))), mask)
+    return LocalField(window.put(each(remove, window.take(levelled(total_field, mask)))), mask)

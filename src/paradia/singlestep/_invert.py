@@ -8,7 +8,7 @@ from torch import Tensor
 
 from paradia.fft import Window, each
 from paradia.sources.doubt import doubt
-from paradia.sources.inside import within
+from paradia.sources.inside import levelled
 from paradia.sources.split import Slopes, Split
 from paradia.types import Callback
 
@@ -41,4 +41,4 @@ def invert(
         solution = split.refine(field, sources, penalty(split.unit), max_iter=max_iter, tol=tol, callback=callback)
         return solution.warn(name).x * window.mask
 
-    return window.put(each(one, window.take(within(total_field, mask))))
+    return window.put(each(one, window.take(levelled(total_field, mask))))

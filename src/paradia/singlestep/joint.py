@@ -8,7 +8,7 @@ from paradia.fft import Window, each
 from paradia.grid import Grid
 from paradia.sources.doubt import doubt
 from paradia.sources.fit import MODEL_ERROR, RIM, USUAL, WEIGHT
-from paradia.sources.inside import check_numbers, within
+from paradia.sources.inside import check_numbers, levelled
 from paradia.sources.knobs import check_not_negative, check_positive
 from paradia.sources.split import MARGIN, Effort, Split, structured
 from paradia.types import Callback, Image, Mask, Volume
@@ -100,4 +100,4 @@ def joint(
         split = Split(window, doubt(field, window.mask, known, model_error), rim)
         return structured(split, window, field, weight, effort, callback).x * window.mask
 
-    return window.put(each(one, window.take(within(total_field, mask))))
+    return window.put(each(one, window.take(levelled(total_field, mask))))

@@ -14,7 +14,7 @@ from paradia.nets.store import network
 from paradia.nets.total import invert
 from paradia.registry import load
 from paradia.sources.fit import BRISK, fit
-from paradia.sources.inside import within
+from paradia.sources.inside import levelled
 from paradia.sources.knobs import check_count, check_not_negative
 from paradia.sources.split import MARGIN, Effort
 from paradia.types import Callback, Image, LearnedSources, Mask, Volume
@@ -121,7 +121,7 @@ def nextqsm(
         tell(strange, "nextqsm")
         return *found, field.new_tensor(strange)
 
-    *maps, strange = each_of(one, window.take(within(total_field, mask)).float())
+    *maps, strange = each_of(one, window.take(levelled(total_field, mask)).float())
     chi, chi_noise, local_field, local_noise, left = (window.put(image).to(total_field) for image in maps)
     if residual:
         local_field = local_field + left

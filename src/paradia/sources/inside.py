@@ -38,6 +38,15 @@ def within(image: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, image, 0.0)
 
 
+def levelled(total_field: Tensor, mask: Tensor) -> Tensor:
+    """Return a total field less its median in the mask, zero outside: no source makes the centre frequency of a scan, or a turn too many.
+
+    Left in, half a ppm of it would be fitted by sources on the mask's edge and beyond, and spoil what lies there.
+    """
+    middle = total_field[..., mask].median(-1).values
+    return within(total_field - middle[..., None, None, None], mask)
+
+
 def depth(mask: Tensor, grid: Grid) -> Tensor:
     """Return how far each voxel of a mask lies from the nearest outside it, mm; beyond the volume all is outside.
 
