@@ -120,6 +120,14 @@ def test_the_network_is_asked(method, case, use):
     assert (asked - silent)[case.mask].norm() > 0.01 * silent[case.mask].norm()
 
 
+@pytest.mark.parametrize(("stage", "name"), [METHODS[0], METHODS[2]])
+def test_the_centre_frequency_of_a_scan_is_no_source(stage, name, case, use):
+    use()
+    ask = load(stage, name).function
+    here, far = (ask(case.total + shift, case.mask, case.grid, case.noise)[0] for shift in (0.0, 0.1))
+    torch.testing.assert_close(far, here, rtol=0, atol=1e-3 * float(here[case.mask].std()))
+
+
 def test_keeps_shape_precision_and_mask(method, case):
     field = field_of(method, case)
     result = method(field, case.mask, case.grid)

@@ -126,6 +126,11 @@ def test_is_odd_in_the_field(invert, case):
     torch.testing.assert_close(invert(-case.field, case.mask, case.grid), -invert(case.field, case.mask, case.grid))
 
 
+def test_the_centre_frequency_of_a_scan_is_no_source(invert, case):
+    here, far = (invert(case.field + shift, case.mask, case.grid, case.noise) for shift in (0.0, 0.5))
+    assert (far - here).norm() < 1e-3 * here.norm()  # the shift costs the field some of its last digits
+
+
 def test_a_batch_changes_nothing(invert, case):
     batch = torch.stack([case.field, 0.5 * case.field.flip(0)])[None]
     result = invert(batch, case.mask, case.grid)

@@ -15,7 +15,7 @@ from paradia.operators.dipole import Dipole
 from paradia.sources.doubt import believed, believed_rate, bend, doubt, grain, roughness
 from paradia.sources.fit import MODEL_ERROR, fit
 from paradia.sources.fluid import fluid, ventricles
-from paradia.sources.inside import check_numbers, depth, within
+from paradia.sources.inside import check_numbers, depth, levelled, within
 from paradia.sources.slopes import Variation, add_fall, add_slope, edges
 from paradia.sources.split import Effort, Split, structured
 from paradia.sources.start import INSIDE, OUTSIDE, around, begin, probable
@@ -276,3 +276,17 @@ def test_depth_does_not_hang_on_what_is_around_the_mask():
     alone = depth(mask, Grid((8, 9, 10), (1.0, 1.3, 0.7)))
     wide = torch.nn.functional.pad(mask, (4, 2, 3, 5, 1, 6))
     torch.testing.assert_close(depth(wide, Grid(tuple(wide.shape), (1.0, 1.3, 0.7)))[1:9, 3:12, 4:14], alone)
+
+
+def test_a_levelled_field_is_without_its_median_volume_by_volume():
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.rand((6, 5, 4), generator=generator) > 0.3
+    fields = torch.randn((2, 6, 5, 4), generator=generator) + torch.tensor([0.0, 5.0])[:, None, None, None]
+    fields[:, ~mask] = math.nan
+    level = levelled(fields, mask)
+    assert not level[:, ~mask].any()
+    assert torch.quantile(level[:, mask], 0.5, -1).abs().max() < 1e-6
+    torch.testing.assert_close(levelled(-fields, mask), -level, rtol=0, atol=0)
+    for one, whole in zip(level, fields, strict=True):
+        assert torch.equal(one, levelled(whole, mask))
+        assert (one - whole)[mask].std() < 1e-6

@@ -43,7 +43,8 @@ def levelled(total_field: Tensor, mask: Tensor) -> Tensor:
 
     Left in, half a ppm of it would be fitted by sources on the mask's edge and beyond, and spoil what lies there.
     """
-    middle = total_field[..., mask].median(-1).values
+    inside = total_field[..., mask]
+    middle = (inside.median(-1).values - inside.neg().median(-1).values) / 2  # between the two of an even number: odd in the field
     return within(total_field - middle[..., None, None, None], mask)
 
 
