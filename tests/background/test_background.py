@@ -235,7 +235,7 @@ OUT_OF_RANGE = {
     ("joint", "rounds"): (0, -1),
     ("joint", "max_iter"): (0, -1),
     **{(name, "max_iter"): (0, -1) for name in ("pdf", "lbv", "ismv", "resharp")},
-    **{(name, "tol"): (-1.0, math.nan, math.inf) for name in ("pdf", "lbv", "ismv", "resharp")},
+    **{(name, "tol"): (-1.0, math.nan) for name in ("pdf", "lbv", "ismv", "resharp")},
 }
 
 

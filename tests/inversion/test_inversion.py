@@ -42,7 +42,7 @@ WRONG = {  # beside 0, −1 and NaN, or instead of them
     "csf": (-1.0, torch.nan),
     "reach": (torch.nan, torch.inf),
     ("ilsqr", "weight"): (-1.0, torch.nan),
-    "tol": (-1.0, torch.nan, torch.inf),
+    "tol": (-1.0, torch.nan),
 }
 
 

@@ -177,7 +177,9 @@ def test_a_rim_without_any_susceptibility_is_refused(invert, case):
         invert(case.field, case.mask, case.grid, case.noise, rim=0.0)
 
 
-WRONG = dict.fromkeys(("weight", "curvature", "outside", "model_error", "tol"), (-1.0, torch.nan, torch.inf)) | {"rim": (-1.0, torch.nan)}
+WRONG = dict.fromkeys(("weight", "curvature", "outside", "model_error"), (-1.0, torch.nan, torch.inf)) | dict.fromkeys(
+    ("rim", "tol"), (-1.0, torch.nan)
+)
 WRONG |= dict.fromkeys(("rounds", "max_iter"), (0, -1)) | {"start": (-1,)}
 KNOBS = [(name, knob, wrong) for name in METHODS for knob in WRONG if knob in load("singlestep", name).knobs for wrong in WRONG[knob]]
 
