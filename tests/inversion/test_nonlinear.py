@@ -196,7 +196,12 @@ def value_of(name, monkeypatch):
     if name == "nltv":  # edges were last looked for in the 24th iteration, in what 23 had found
         before = Ended(name, monkeypatch, *data, max_iter=23, tol=1e-6).found[-1]
         edge = knobs["edge"] * t.scale.field / t.side
-        share = edge / (t.slopes(before).square().sum(0).sqrt() + edge)
+        squares = t.priced * t.slopes(before).square()
+        around = [  # mean over the steps on either side of a voxel that cost
+            (squares[a] + squares[a].roll(1, a)) / (t.priced[a] + t.priced[a].roll(1, a)).clamp_min(1) for a in range(3)
+        ]
+        lengths = [squares[a] + sum((around[b] + around[b].roll(-1, a)) / 2 for b in range(3) if b != a) for a in range(3)]
+        share = edge / (torch.stack(lengths).sqrt() + edge)
         return t, lambda x: t.squares(misfit(x), weights) + t.price * t.variation(x, share * t.priced), ours
     if name == "hdqsm":
         t.free(lambda: (weights * misfit(end.found[1])).abs().sum())  # after the opening

@@ -26,6 +26,7 @@ from paradia.nets.unrolled import START_ITERATIONS
 from paradia.simulate.examples import Example, Recipe, example
 from paradia.singlestep.nextqsm import WEIGHTS
 from paradia.sources.fit import QUICK, fit
+from paradia.sources.inside import levelled
 from paradia.sources.split import MARGIN
 
 SMALL = (
@@ -70,6 +71,7 @@ def prepare(found: Example, seed: int) -> Prepared:
     noise = maps["noise"]
     maps["field"] = (maps["local_field"] + maps["leftover"] + noise * torch.randn(noise.shape, generator=generator).to(noise)) * window.mask
     maps["chi_local"] = l1bayes(maps["field"], window.mask, window.grid, noise=noise, max_iter=START_ITERATIONS)
+    maps["total_field"] = levelled(maps["total_field"], window.mask)  # as the methods do
     fitted = fit(window, maps["total_field"], noise, QUICK)
     maps["chi_joint"], maps["local_joint"], maps["rest_joint"] = fitted.chi, fitted.local_field, fitted.rest
     background, inversion = (network(name, str(noise.device)) for name in WEIGHTS)
