@@ -13,9 +13,10 @@ from paradia.cli import train as command_module
 from paradia.errors import FileError
 from paradia.fft import Window
 from paradia.grid import Grid
+from paradia.nets.store import unpack
 from paradia.report.curves import draw_curves
 from paradia.simulate.examples import Recipe
-from paradia.training import NETWORKS
+from paradia.training import NETWORKS, SYSTEMS, TOGETHER
 from paradia.training.tasks import TASKS, Lesson, Task
 from paradia.training.volumes import Prepared, write
 
@@ -46,10 +47,12 @@ def width(path):
 
 def test_every_network_has_its_command(command):
     told = command("train", "--help")
-    for name in (*NETWORKS, "volumes", "release"):
+    for name in (*NETWORKS, *SYSTEMS, "volumes", "release"):
         assert name in told.out
         assert command("train", name, "--help").status == 0
     assert set(NETWORKS) == set(TASKS)
+    assert set(SYSTEMS) == set(TOGETHER)
+    assert {part for parts in SYSTEMS.values() for part in parts} <= set(TASKS)
     assert "Did you mean" in command("train", "varnte").err
 
 
@@ -63,6 +66,9 @@ def test_training_goes_on_is_drawn_and_is_released(command, folder, tmp_path):
     assert "going on from step 4" in command(*words, "--steps", 6).out
     with (run / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["2", "4", "6"]
+    card = (run / "varnet.md").read_text()
+    assert "version trained" in card, card[:300]
+    assert unpack((run / "varnet.safetensors").read_bytes()).about["step"] == "6"
     places = ("--weights", tmp_path / "weights", "--cards", tmp_path / "models")
     told = command("train", "release", "varnet", "--run", run, "--volumes", folder, "--version", "1", *places)
     assert told.status == 0, told.err
@@ -74,6 +80,37 @@ def test_training_goes_on_is_drawn_and_is_released(command, folder, tmp_path):
     again = ("--version", "2", "--after", tmp_path / "weights" / "varnet.safetensors", *places)
     assert command("train", "release", "varnet", "--run", run, "--volumes", folder, *again).status == 0
     assert "after those of version 1" in (tmp_path / "models" / "varnet.md").read_text()
+
+
+def test_networks_of_a_method_are_trained_one_after_the_other(command, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "bgnet", Task("bgnet", TASKS["varnet"].architecture, toy))
+    words = ("train", "nextqsm", "--volumes", folder, "--batch", 1, "--crop", 8, "--every", 2, "--device", "cpu", "--steps", 2)
+    told = command(*words, "--output", tmp_path / "runs")
+    assert told.status == 0, told.err
+    for name in ("bgnet", "varnet"):
+        entry = tomllib.loads((tmp_path / "runs" / name / "weights.toml").read_text())[name]
+        assert entry["steps"] == 2
+        assert width(tmp_path / "runs" / name / "curves.png") > 600
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    for name in ("bgnet", "varnet"):
+        (begun / f"{name}.safetensors").write_bytes((tmp_path / "runs" / name / f"{name}.safetensors").read_bytes())
+    assert command(*words, "--output", tmp_path / "more", "--start", begun).status == 0
+    (begun / "varnet.safetensors").unlink()
+    told = command(*words, "--output", tmp_path / "none", "--start", begun)
+    assert told.status == 2
+    assert "varnet.safetensors" in told.err
+    assert not (tmp_path / "none").exists(), "an hour of the first before the second is missed"
+
+
+def test_training_without_volumes_that_validate_has_no_card(command, folder, tmp_path):
+    for number in (0, 1):
+        (folder / f"{number:07d}.safetensors").unlink()
+    words = ("--batch", 1, "--crop", 8, "--every", 1, "--steps", 2, "--device", "cpu")
+    told = command("train", "varnet", "--volumes", folder, "--output", tmp_path / "run", *words)
+    assert told.status == 0, told.err
+    assert "no card" in told.err
+    assert not (tmp_path / "run" / "varnet.md").exists()
 
 
 def test_volumes_are_asked_for_as_said(command, tmp_path, monkeypatch):

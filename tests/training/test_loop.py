@@ -78,8 +78,11 @@ def test_it_begins_with_given_weights(trained, folder, tmp_path):
 
 
 def test_it_goes_on_where_it_stopped(folder, tmp_path):
-    told = []
-    train(TOY, folder, tmp_path, Plan(steps=20, batch=1, crop=8, pool=4, every=10), tell=told.append)
+    told, steps = [], []
+    plan = Plan(steps=20, batch=1, crop=8, pool=4, every=10)
+    train(TOY, folder, tmp_path, plan, tell=told.append, callback=lambda step, error: steps.append((step, error)))
+    assert [step for step, _ in steps] == list(range(1, 21))
+    assert all(error > 0 for _, error in steps)
     before = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert before["step"] == 20
     train(TOY, folder, tmp_path, Plan(steps=30, batch=1, crop=8, pool=4, every=10), tell=told.append)

@@ -9,7 +9,7 @@ from cyclopts import App, Group, Parameter
 
 import paradia
 from paradia.registry import STAGES, description, methods, said_of
-from paradia.training import NETWORKS, ONWARD
+from paradia.training import NETWORKS, ONWARD, TOGETHER
 
 COMMANDS = ("run", "qsm", "compare", "cosmos", "lesions", "demo", "methods", "qsmci")
 """Commands of a file each, under its name."""
@@ -55,7 +55,7 @@ def app() -> App:
     root.command(tuning)
     training = branch(name="train", help="Simulate training data, train the networks, and release their weights.")
     training.command("paradia.cli.train:volumes", name="volumes", help=_said("train", "volumes"))
-    for network, text in NETWORKS.items():
+    for network, text in {**NETWORKS, **TOGETHER}.items():
         training.command(f"paradia.cli.train:train__{network}", name=network, help=f"{text}\n\n{ONWARD}")
     training.command("paradia.cli.train:release", name="release", help=_said("train", "release"))
     root.command(training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
 
 from rich.console import Console
@@ -32,6 +33,15 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line, with rich's markup."""
         self.console.print(text, soft_wrap=True)
+
+    def answer(self, text: str) -> None:
+        """Print a line on standard output, which the spinner would send where it draws itself."""
+        if self._status:
+            self._status.stop()
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+        if self._status:
+            self._status.start()
 
     def show(self, text: str) -> None:
         """Put a text beside the spinner, with rich's markup."""

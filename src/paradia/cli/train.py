@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from paradia.cli.plan import pick_device
+from paradia.cli.progress import Progress
 from paradia.errors import InputError
 from paradia.nets import store
 from paradia.report.curves import draw_curves
 from paradia.simulate.examples import Recipe
-from paradia.training import NETWORKS, ONWARD
+from paradia.training import NETWORKS, ONWARD, SYSTEMS, TOGETHER
 from paradia.training.crops import VALIDATION
-from paradia.training.loop import Plan, train
+from paradia.training.loop import Plan, train, trained
+from paradia.training.release import LEAST, Released
 from paradia.training.release import release as put_out
 from paradia.training.tasks import TASKS
 from paradia.training.volumes import produce
+from paradia.types import Callback
 
 AVERAGED = 0.5
 """Share of averaged volumes: they take longer, but volumes on disk are made once."""
@@ -38,9 +43,9 @@ STANDARD, USUAL = Recipe(averaged=AVERAGED, eroded=ERODED, flush=FLUSH), Plan()
 
 
 def __getattr__(name: str) -> Callable[..., int]:
-    """Build the command ``train__network``."""
+    """Build the command ``train__network``, of one network or of those that a method asks in turn."""
     first, separator, network = name.partition("__")
-    if first != "train" or not separator or network not in TASKS:
+    if first != "train" or not separator or network not in {*TASKS, *SYSTEMS}:
         raise AttributeError(name)
 
     def command(
@@ -57,10 +62,18 @@ def __getattr__(name: str) -> Callable[..., int]:
         device: str = "auto",
     ) -> int:
         plan = Plan(steps=steps, batch=batch, crop=crop, rate=rate, every=every, seed=seed)
-        return _train(network, volumes, output, plan, start, device)
+        _check(volumes, plan)
+        alone = network in TASKS
+        begun = {part: start if alone or start is None else start / f"{part}.safetensors" for part in SYSTEMS.get(network, (network,))}
+        for part, weights in begun.items():
+            if weights is not None:
+                trained(TASKS[part], weights)  # hours before the second of two misses its own
+        for part, weights in begun.items():
+            _train(part, volumes, output if alone else output / part, plan, weights, pick_device(device))
+        return 0
 
     command.__name__ = network
-    command.__doc__ = f"{NETWORKS.get(network, 'Train a network.')}\n{_DOCSTRING}"
+    command.__doc__ = f"{NETWORKS.get(network) or TOGETHER.get(network, 'Train a network.')}\n{_DOCSTRING}"
     return command
 
 
@@ -74,7 +87,7 @@ _DOCSTRING = f"""
     output
         Folder for the training.
     steps
-        Steps in all; the learning rate falls to zero over them.
+        Steps in all, of each network; the learning rate falls to zero over them.
     batch
         Crops in a step.
     crop
@@ -86,7 +99,7 @@ _DOCSTRING = f"""
     seed
         Draws the first weights and the crops.
     start
-        Weights to begin with, such as the released ones, instead of random ones.
+        Weights to begin with, such as the released ones, instead of random ones; for networks trained together the folder of theirs.
     device
         ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for the best there is.
 """
@@ -153,22 +166,59 @@ def volumes(
     return 0
 
 
-def _train(network: str, volumes: Path, output: Path, plan: Plan, start: Path | None, device: str) -> int:
-    """Train, say how it goes, and draw it."""
+def _check(volumes: Path, plan: Plan) -> None:
+    """Refuse what no training can begin with."""
     if min(plan.steps, plan.batch, plan.crop, plan.every) < 1 or plan.rate <= 0:
         raise InputError("--steps, --batch, --crop, --every and --rate must be positive.")
     if not volumes.is_dir():
         raise InputError(f"there is no folder {volumes}. Simulate volumes first: paradia train volumes {volumes} --count 500")
 
-    def tell(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-        if line.startswith("{"):
-            draw_curves(output / "log.csv", output / "curves.png")
 
-    average = train(TASKS[network], volumes, output, plan, start=start, device=pick_device(device), tell=tell)
-    sys.stdout.write(f"{average}\n")
-    return 0
+def _train(network: str, volumes: Path, output: Path, plan: Plan, start: Path | None, device: str) -> None:
+    """Train a network, say how it goes, draw it, and finish with its card."""
+    with Progress() as progress:
+
+        def tell(line: str) -> None:
+            progress.answer(line)
+            if line.startswith("{"):
+                draw_curves(output / "log.csv", output / "curves.png")
+
+        shown = _shown(progress, network, plan.steps)
+        average = train(TASKS[network], volumes, output, plan, start=start, device=device, tell=tell, callback=shown)
+        progress.answer(str(average))
+        held = [file for file in volumes.glob("*.safetensors") if int(file.stem) < VALIDATION]
+        if len(held) < LEAST:
+            progress.warn(f"no card: {volumes} holds {len(held)} volumes numbered below {VALIDATION}, and {LEAST} calibrate at least")
+            return
+        progress.show(f"[bold]{network}[/] calibration and card")
+        said = _said(network, volumes, output)
+        done = put_out(TASKS[network], average, volumes, version="trained", cards=output, folder=output, command=said, device=device)
+        progress.answer(_held(done))
+
+
+def _shown(progress: Progress, network: str, steps: int) -> Callback:
+    """Return what shows how far a training is, and how long it will yet take at the speed of its steps so far."""
+    begun: list[tuple[int, float]] = []
+
+    def show(step: int, error: float) -> None:
+        now = time.monotonic()
+        if not begun:
+            begun.append((step, now))
+        first, since = begun[0]
+        left = timedelta(seconds=round((now - since) / max(step - first, 1) * (steps - step))) if step > first else "?"
+        progress.show(f"[bold]{network}[/] step {step} of {steps}, error {error:.3f}, {left} left")
+
+    return show
+
+
+def _said(network: str, volumes: Path, output: Path) -> str:
+    """Return the command that trained a network, for its card."""
+    return shlex.join(["paradia", "train", network, "--volumes", volumes.name, "--output", output.name])
+
+
+def _held(done: Released) -> str:
+    """Say what was written and how well its deviations hold."""
+    return f"{done.weights}\n{done.card}\n{done.covered:.1f} % of the validation errors lie within one deviation."
 
 
 def release(
@@ -223,9 +273,9 @@ def release(
         most=most,
         share=share,
         after=after,
-        command=shlex.join(["paradia", "train", network, "--volumes", volumes.name, "--output", run.name]),
+        command=_said(network, volumes, run),
         note=note,
         device=pick_device(device),
     )
-    sys.stdout.write(f"{done.weights}\n{done.card}\n{done.covered:.1f} % of the validation errors lie within one deviation.\n")
+    sys.stdout.write(f"{_held(done)}\n")
     return 0

@@ -7,8 +7,17 @@ NETWORKS = {
 }
 """What `paradia train` can train, known without importing any of it; the same names as `tasks.TASKS`."""
 
+SYSTEMS = {"nextqsm": ("bgnet", "varnet")}
+"""Networks that a method asks in turn and that `paradia train` trains one after the other."""
+
+TOGETHER = {
+    "nextqsm": "Train both networks of nextqsm, bgnet and then varnet, each in a folder of its own name in the output.",
+}
+"""What the help of each of these says."""
+
 ONWARD = (
     "Run it again to go on where it stopped, also with more steps. The folder of the volumes may still be growing. In the output are the "
-    "checkpoint, the log ``log.csv``, its picture ``curves.png``, and the running average of the weights ``average.safetensors``."
+    "checkpoint, the log ``log.csv``, its picture ``curves.png``, and the running average of the weights ``average.safetensors``; at the "
+    "end also the calibrated weights and the model card, which ``paradia train release`` puts in place."
 )
 """What the help of each of them says besides."""

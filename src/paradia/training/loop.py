@@ -22,6 +22,7 @@ from paradia.training.crops import VALIDATION, Pool
 from paradia.training.judging import covered, judge
 from paradia.training.tasks import Task
 from paradia.training.volumes import read
+from paradia.types import Callback
 
 SLOPE_SHARE, DEVIATION_SHARE = 0.5, 0.1
 """Shares of the error's slopes and of the deviations' likelihood in the loss; the map's own error counts as one."""
@@ -110,6 +111,7 @@ def train(
     start: Path | None = None,
     device: str = "cpu",
     tell: Callable[[str], None] = print,
+    callback: Callback | None = None,
 ) -> Path:
     """Train a network until its plan is done; what is there already is taken up.
 
@@ -129,6 +131,8 @@ def train(
         CPU or CUDA.
     tell
         Called with a line now and then.
+    callback
+        Called as ``callback(step, error)`` after every step, with the mean absolute error of its crops in units of the network.
 
     Returns
     -------
@@ -167,6 +171,8 @@ def train(
         while course.step < plan.steps:
             sizes.append(course.advance(*pool.draw(generator)))
             course.lessons = pool.oldest
+            if callback is not None:
+                callback(course.step, sizes[-1])
             if course.step % plan.every == 0 or course.step == plan.steps:
                 row = {"step": course.step, "seconds": round(time.perf_counter() - begun, 1), "loss": round(sum(sizes) / len(sizes), 5)}
                 row |= validate(task, course.average, checks)

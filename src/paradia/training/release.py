@@ -26,6 +26,9 @@ from paradia.training.volumes import about, read
 LARGEST = 12e6
 """Most bytes of a file of weights."""
 
+LEAST = 2
+"""Volumes to calibrate with: each half of them judges the other's deviations."""
+
 LICENCE = "Apache-2.0"
 
 
@@ -158,7 +161,7 @@ def _volumes(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the files that judge and those that were trained on."""
     files = sorted(folder.glob("*.safetensors"))
     held, seen = [f for f in files if int(f.stem) < VALIDATION], [f for f in files if int(f.stem) >= VALIDATION]
-    if len(held) < 2 or not seen:
+    if len(held) < LEAST or not seen:
         raise InputError(f"{folder} holds {len(held)} validation and {len(seen)} training volumes. Two and five are the least.")
     return held, seen
 
