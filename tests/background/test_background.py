@@ -147,6 +147,22 @@ def test_turns_with_the_axes(remove, case, axes):
     torch.testing.assert_close(turned.local_field, straight.local_field.permute(axes), rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.filterwarnings("ignore::paradia.errors.ConvergenceWarning")
+@pytest.mark.parametrize("cut", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_mirrors_with_an_axis(remove, case, axis, cut):
+    """Whether the mask has an even or an odd number of voxels along the axis."""
+    known = signature(remove).parameters
+    short = {knob: value for knob, value in {"start": 20, "rounds": 2, "max_iter": 5 if "rounds" in known else 20}.items() if knob in known}
+    mask = case.mask.index_fill(axis, case.mask.nonzero()[:, axis].unique()[:cut], value=False)
+    other = Grid(case.grid.shape, case.grid.voxel_size, tuple(-b if a == axis else b for a, b in enumerate(case.grid.b0_dir)))
+    total = case.total.double()
+    straight = remove(total, mask, case.grid, **short)
+    mirrored = remove(total.flip(axis), mask.flip(axis), other, **short)
+    assert torch.equal(mirrored.mask.flip(axis), straight.mask)
+    assert float((mirrored.local_field.flip(axis) - straight.local_field).norm() / straight.local_field.norm()) < 1e-6
+
+
 def test_where_it_stops_does_not_depend_on_the_axes(remove, case):
     """Converged and in single precision: within what the tolerance allows."""
     axes = (1, 2, 0)

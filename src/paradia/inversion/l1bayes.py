@@ -20,7 +20,7 @@ from paradia.sources.cone import level
 from paradia.sources.inside import within
 from paradia.sources.knobs import check_count, check_positive, check_stop
 from paradia.sources.slopes import edges
-from paradia.sources.structure import smooth
+from paradia.sources.structure import mean_between, smooth
 from paradia.types import Callback, Echoes, Image, Mask, Volume
 
 CITE = "10.3389/fnins.2025.1522227"
@@ -199,18 +199,18 @@ class _Splitting:
 def _from_chi(chi: Tensor, window: Window) -> Tensor:
     """Expect an edge where χ, smoothed, has one."""
     slopes = Gradient(window.grid, periodic=True)(smooth(chi * window.mask)).abs_()
-    return _prior(slopes / slopes[:, window.mask].mean().clamp_min(torch.finfo(slopes.dtype).tiny), window.mask)  # a flat χ has none
+    return _prior(slopes / mean_between(slopes, window.mask).clamp_min(torch.finfo(slopes.dtype).tiny), window.mask)  # a flat χ has none
 
 
 def _from_magnitude(magnitude: Tensor, window: Window) -> Tensor:
     """Expect an edge where the logarithm of the magnitude, smoothed, has one."""
     floor = 1e-3 * magnitude.amax().clamp_min(torch.finfo(magnitude.dtype).tiny)
     slopes = Gradient(window.grid, periodic=True)(smooth(magnitude.clamp_min(floor)).log_()).abs_()
-    usual = slopes[:, window.mask].mean().clamp_min(torch.finfo(magnitude.dtype).eps)
+    usual = mean_between(slopes, window.mask).clamp_min(torch.finfo(magnitude.dtype).eps)
     return _prior(slopes / (EDGE * usual), window.mask)
 
 
 def _prior(steepness: Tensor, mask: Tensor) -> Tensor:
-    """Turn slopes into factors on the penalty, with a mean of one in the mask."""
+    """Turn slopes into factors on the penalty, with a mean of one between voxels of the mask."""
     factors = steepness.add_(1).reciprocal_()
-    return factors.div_(factors[:, mask].mean()).clamp_min_(LEAST)
+    return factors.div_(mean_between(factors, mask)).clamp_min_(LEAST)

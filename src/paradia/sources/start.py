@@ -6,11 +6,12 @@ takes an eighth of the time; the fine one only has to find what is left.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, interpolate
 
-from paradia.fft import crop
+from paradia.fft import bounding_box
 from paradia.grid import Grid
 from paradia.operators.dipole import Dipole
 from paradia.solvers.lsmr import lsmr
@@ -50,7 +51,7 @@ def begin(
     mask
         Inside.
     grid
-        Of all of these.
+        Of all of these; sides even, as those of a window.
     dipole
         Its dipole.
     max_iter
@@ -77,19 +78,19 @@ def around(
 
     Parameters are those of `begin`.
     """
-    share, weights = _folded(mask.to(field)), _folded(precision.square())
+    middles = _middles(mask)
+    share, weights = _folded(mask.to(field), middles), _folded(precision.square(), middles)
     inner = (share > 0.5) & (weights > 0)
     if not inner.any():
         return torch.zeros_like(field)
     nx, ny, nz = inner.shape
     x, y, z = (FOLD * size for size in grid.voxel_size)
     dipole = Dipole(Grid((nx, ny, nz), (x, y, z), grid.b0_dir)).to(field)
-    seen = torch.where(inner, _folded(precision.square() * field) / weights.clamp_min(torch.finfo(weights.dtype).tiny), 0.0)
-    certain = torch.where(inner, _folded(precision) / share.clamp_min(0.5), 0.0)
+    seen = torch.where(inner, _folded(precision.square() * field, middles) / weights.clamp_min(torch.finfo(weights.dtype).tiny), 0.0)
+    certain = torch.where(inner, _folded(precision, middles) / share.clamp_min(0.5), 0.0)
     spread = torch.where(inner, INSIDE, outside).to(field)
     found = torch.where(inner, 0.0, probable(seen, certain, spread, dipole, max_iter=max_iter, tol=tol))
-    fine = interpolate(found[None, None], [FOLD * n for n in inner.shape], mode="trilinear")[0, 0]
-    return torch.where(mask, 0.0, crop(fine, field.shape))
+    return torch.where(mask, 0.0, _unfolded(found, middles))
 
 
 def probable(field: Tensor, precision: Tensor, spread: Tensor, dipole: Dipole, *, max_iter: int, tol: float = ENOUGH) -> Tensor:
@@ -113,6 +114,26 @@ def probable(field: Tensor, precision: Tensor, spread: Tensor, dipole: Dipole, *
     return spread * solution.x
 
 
-def _folded(image: Tensor) -> Tensor:
-    """Return means over blocks of voxels; of those that reach beyond the end, over what they hold."""
-    return avg_pool3d(image[None, None], FOLD, ceil_mode=True, count_include_pad=False)[0, 0]
+def _middles(mask: Tensor) -> list[bool]:
+    """Tell for each axis whether the middle of the mask lies on a voxel; it lies between two otherwise.
+
+    There a coarse voxel has its middle, here its border: the coarse grid of the mirrored mask is the mirrored coarse grid.
+    """
+    return [(side.start + side.stop) % 2 == 1 for side in bounding_box(mask)]
+
+
+def _folded(image: Tensor, middles: Sequence[bool]) -> Tensor:
+    """Return means over coarse voxels: two voxels along each axis, or one and half of both of its neighbours."""
+    for axis, on_a_voxel in enumerate(middles):
+        even, odd = image.unflatten(axis, (-1, FOLD)).unbind(axis + 1)
+        image = (2 * even + odd + odd.roll(1, axis)) / 4 if on_a_voxel else (even + odd) / 2
+    return image
+
+
+def _unfolded(image: Tensor, middles: Sequence[bool]) -> Tensor:
+    """Interpolate linearly between the middles of coarse voxels, which go round like the grid."""
+    for axis, on_a_voxel in enumerate(middles):
+        before, after = image.roll(1, axis), image.roll(-1, axis)
+        pair = (image, (image + after) / 2) if on_a_voxel else ((3 * image + before) / 4, (3 * image + after) / 4)
+        image = torch.stack(pair, axis + 1).flatten(axis, axis + 1)
+    return image
