@@ -80,3 +80,71 @@ def test_a_plugin_is_a_method_like_any_other(monkeypatch):
     finally:
         registry.methods.cache_clear()
         registry.load.cache_clear()
+
+
+MASKS_OF_NUMBERS = """
+import torch
+from paradia import registry
+from paradia.errors import MaskError
+from paradia.grid import Grid
+from paradia.scan import Scan
+
+echoes = {name: torch.rand(3, 6, 5, 4) for name in ("magnitude", "phase", "unwrapped")}
+board = {**echoes, "coil_images": torch.rand(3, 2, 6, 5, 4) + 0j, "mask": torch.ones(6, 5, 4, dtype=torch.bool)}
+board |= {"region": board["mask"], "directions": torch.eye(3), "grid": Grid((6, 5, 4)), "scan": Scan((0.01, 0.02, 0.03))}
+for stage in registry.STAGES:
+    for name in registry.methods(stage):
+        method = registry.load(stage, name)
+        for given in {"mask", "region"} & set(method.takes):
+            for kind in (torch.uint8, torch.int64, torch.float32):
+                data = {key: board.get(key, torch.rand(6, 5, 4)) for key in {given, *method.needs, *({"phase"} & set(method.takes))}}
+                if name == "cosmos":
+                    data["local_field"] = torch.rand(3, 6, 5, 4)
+                data[given] = data[given].to(kind)
+                try:
+                    method.function(**data)
+                except MaskError as error:
+                    assert str(error) == f"{given} must be boolean, got {kind}. Give {given} > 0.", error
+                else:
+                    raise AssertionError(f"{stage} {name} takes a {given} of {kind}")
+"""
+
+
+def test_a_mask_of_numbers_is_refused_by_every_method():
+    """As users call them: where shapes are checked at run time, as in these tests, such a mask does not get as far."""
+    subprocess.run([sys.executable, "-c", MASKS_OF_NUMBERS], check=True)
+
+
+WHOLE_MAGNITUDES = """
+import warnings
+import torch
+from paradia import registry
+from paradia.errors import ParadiaWarning
+from paradia.grid import Grid
+from paradia.scan import Scan
+from paradia.simulate.gre import gre
+from paradia.simulate.head import head
+
+warnings.simplefilter("ignore", ParadiaWarning)  # so few iterations are too few
+grid, scan = Grid((20, 24, 18), (9.0, 9.0, 9.0), (0.2, -0.3, 0.93)), Scan((0.006, 0.012, 0.018))
+truth = head(grid, seed=1)
+echoes = gre(truth, scan, seed=1)
+phase, mask = echoes.angle(), truth.mask
+magnitude = (20000 * echoes.abs() / echoes.abs().max()).round()
+board = {"grid": grid, "scan": scan, "mask": mask, "phase": phase, "unwrapped": phase, "chi": truth.chi, "r2star": truth.r2star * mask}
+board |= {"r2prime": 0.4 * board["r2star"], "total_field": truth.total_field * mask, "local_field": truth.local_field * mask}
+for stage in registry.STAGES:
+    for name in registry.methods(stage):
+        method = registry.load(stage, name)
+        if "magnitude" in method.takes:
+            given = {key: board[key] for key in method.takes if key in board}
+            knobs = {knob: value for knob, value in {"max_iter": 4, "rounds": 1}.items() if knob in method.knobs}
+            float32, int16 = (method.function(magnitude=m, **given, **knobs) for m in (magnitude, magnitude.to(torch.int16)))
+            for one, other in zip(*((r if isinstance(r, tuple) else (r,)) for r in (float32, int16)), strict=True):
+                assert one.dtype == other.dtype and torch.allclose(one.float(), other.float(), rtol=1e-5, atol=1e-7), (stage, name)
+"""
+
+
+def test_whole_numbers_are_magnitudes_like_others():
+    """As they come from scanners; where types are checked at run time, as in these tests, they do not get as far."""
+    subprocess.run([sys.executable, "-c", WHOLE_MAGNITUDES], check=True)

@@ -117,20 +117,45 @@ def crop(image: Tensor, shape: Sequence[int]) -> Tensor:
     return image[..., :x, :y, :z]
 
 
+def check_boolean(**masks: Tensor) -> None:
+    """Refuse masks of numbers: torch takes whole ones for indices, turns them about bit by bit, and then gives a map that looks like one.
+
+    Raises
+    ------
+    MaskError
+        A mask is not boolean.
+    """
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            raise MaskError(f"{name} must be boolean, got {mask.dtype}. Give {name} > 0.")
+
+
+def check_mask(mask: Tensor) -> None:
+    """Refuse a mask that holds nothing or is of numbers.
+
+    Raises
+    ------
+    MaskError
+        The mask is empty or not boolean.
+    """
+    check_boolean(mask=mask)
+    if not bool(mask.any()):
+        raise MaskError("the mask is empty: no voxel is inside. Give another mask or loosen the mask step's threshold.")
+
+
 def bounding_box(mask: Tensor, margin: int = 0) -> Box:
     """Return the smallest box that holds the mask, with a margin in voxels that stays inside the volume.
 
     Raises
     ------
     MaskError
-        The mask is empty.
+        The mask is empty or not boolean.
     """
+    check_mask(mask)
     box = []
     for axis in range(3):
         others = [a for a in range(3) if a != axis]
         inside = mask.amax(dim=others).nonzero()
-        if inside.numel() == 0:
-            raise MaskError("the mask is empty: no voxel is inside. Give another mask or loosen the mask step's threshold.")
         first, last = int(inside[0]), int(inside[-1])
         box.append(slice(max(first - margin, 0), min(last + 1 + margin, mask.shape[axis])))
     x, y, z = box
@@ -173,7 +198,7 @@ class Window:
         GeometryError
             The mask or an image does not have the shape of the grid.
         MaskError
-            The mask is empty.
+            The mask is empty or not boolean.
         """
         for name, image in {"mask": mask, **images}.items():
             if image is not None and tuple(image.shape[-3:]) != grid.shape:

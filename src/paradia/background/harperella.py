@@ -12,10 +12,10 @@ from paradia.background._smallest import smallest
 from paradia.background._spheres import least_radius, spheres
 from paradia.background._steps import field_laplacian, potential
 from paradia.errors import GeometryError, MaskError, MetadataError, NonFiniteError
-from paradia.fft import Window
+from paradia.fft import Window, check_mask
 from paradia.grid import Grid
 from paradia.scan import Scan
-from paradia.sources.inside import within
+from paradia.sources.inside import single, within
 from paradia.types import Callback, Echoes, LocalField, Mask
 
 CITE = "10.1002/nbm.3056"
@@ -106,7 +106,7 @@ def harperella(
     window = Window.around(mask, grid, max(radius, smoothing))
     power = window.mask.to(phase).expand(len(phase), *window.grid.shape)
     if magnitude is not None:
-        power = (window.take(within(magnitude, mask)) / magnitude[:, mask].amax().clamp_min(1e-30)).square_()
+        power = (window.take(within(single(magnitude), mask)) / magnitude[:, mask].amax().clamp_min(1e-30)).square_()
     wrapped = window.take(torch.where(mask, phase, 0.0))
     known = all_six(window.mask)
     if not known.any():
@@ -128,6 +128,7 @@ def _check(phase: Tensor, mask: Tensor, grid: Grid, scan: Scan, magnitude: Tenso
     for name, image in {"mask": mask, "phase": phase}.items():
         if tuple(image.shape[-3:]) != grid.shape:
             raise GeometryError(f"{name} has shape {tuple(image.shape)}, but the grid {grid.shape}. Bring both to one space.")
+    check_mask(mask)
     images = [phase] if magnitude is None else [phase, magnitude]
     if not all(bool(image[:, mask].isfinite().all()) for image in images):
         raise NonFiniteError("phase or magnitude is NaN or Inf inside the mask. Take those voxels out of the mask.")

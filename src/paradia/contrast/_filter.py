@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, MaskError, NonFiniteError
-from paradia.fft import crop, fast_shape, irfftn, pad, rfftn
+from paradia.errors import GeometryError, NonFiniteError
+from paradia.fft import check_mask, crop, fast_shape, irfftn, pad, rfftn
 from paradia.grid import Grid
 from paradia.sources.knobs import check_positive
 
@@ -25,8 +25,8 @@ def check(grid: Grid, mask: Tensor | None, width: float, **images: Tensor | None
     for name, image in {"mask": mask, **images}.items():
         if image is not None and tuple(image.shape[-3:]) != grid.shape:
             raise GeometryError(f"{name} has shape {tuple(image.shape[-3:])}, but the grid {grid.shape}. Bring both to one space.")
-    if mask is not None and not bool(mask.any()):
-        raise MaskError("the mask is empty: no voxel is inside. Give another mask or loosen the mask step's threshold.")
+    if mask is not None:
+        check_mask(mask)
     for name, image in images.items():
         broken = 0 if image is None else int((~image.isfinite() & (True if mask is None else mask)).sum())
         if broken:

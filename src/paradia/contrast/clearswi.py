@@ -12,6 +12,7 @@ from paradia.contrast._projection import projection, slices
 from paradia.errors import GeometryError, InputError, MetadataError
 from paradia.grid import Grid
 from paradia.scan import Scan
+from paradia.sources.inside import single
 from paradia.sources.knobs import check_not_negative, check_positive
 from paradia.types import Echoes, Mask, Volume, Weighted
 
@@ -100,6 +101,7 @@ def clearswi(
     check_not_negative(sensitivity=sensitivity)
     if len(scan.echo_times) != len(magnitude):
         raise MetadataError(f"the scan has {len(scan.echo_times)} echo times and the magnitude {len(magnitude)} echoes. Give one each.")
+    magnitude = single(magnitude)
     (known,) = numbers(magnitude)
     if local_field is None:
         assert phases is not None

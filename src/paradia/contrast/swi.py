@@ -10,6 +10,7 @@ from paradia.contrast._filter import LowPass, check, clean, numbers
 from paradia.contrast._projection import projection, slices
 from paradia.errors import GeometryError
 from paradia.grid import Grid
+from paradia.sources.inside import single
 from paradia.sources.knobs import check_not_negative
 from paradia.types import Echoes, Mask, Weighted
 
@@ -75,6 +76,7 @@ def swi(
     if magnitude.shape != phase.shape:
         raise GeometryError(f"there are {len(magnitude)} magnitudes and {len(phase)} phases. Give one of each an echo.")
     check_not_negative(power=power)
+    magnitude = single(magnitude)
     low_pass = LowPass(grid, width, magnitude)
     weighted = torch.zeros_like(magnitude[0])
     for brightness, angle in zip(*numbers(magnitude, phase), strict=True):

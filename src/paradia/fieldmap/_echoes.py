@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, InputError, MaskError, MetadataError
-from paradia.fft import bounding_box
+from paradia.errors import GeometryError, InputError, MetadataError
+from paradia.fft import bounding_box, check_mask
 from paradia.grid import Grid
 from paradia.scan import Scan
 from paradia.sources.inside import check_numbers, within
@@ -49,8 +49,7 @@ def prepare(unwrapped: Tensor, magnitude: Tensor, mask: Tensor, grid: Grid, scan
         )
     if tuple(unwrapped.shape[-3:]) != grid.shape or tuple(mask.shape) != grid.shape:
         raise GeometryError(f"phase {tuple(unwrapped.shape[-3:])}, mask {tuple(mask.shape)} and grid {grid.shape} differ in shape.")
-    if not mask.any():
-        raise MaskError("the mask is empty: no voxel is inside. Give another mask.")
+    check_mask(mask)
     check_numbers(mask, phase=unwrapped.sum(0), magnitude=magnitude.sum(0))
     box = bounding_box(mask)
     inside = mask[box]

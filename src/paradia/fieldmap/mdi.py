@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, InputError, MaskError, MetadataError
-from paradia.fft import Box, bounding_box
+from paradia.errors import GeometryError, InputError, MetadataError
+from paradia.fft import Box, bounding_box, check_mask
 from paradia.fieldmap._echoes import wrap
 from paradia.fieldmap._noise import MISFIT, from_residuals, spare
 from paradia.fieldmap._offset import ALTERNATION
@@ -165,8 +165,7 @@ def _check(images: Tensor, mask: Tensor, grid: Grid, scan: Scan) -> float:
         raise MetadataError(f"there are {len(images)} echoes and {len(times)} echo times {times}. Give one time for each echo.")
     if tuple(images.shape[-3:]) != grid.shape or tuple(mask.shape) != grid.shape:
         raise GeometryError(f"images {tuple(images.shape[-3:])}, mask {tuple(mask.shape)} and grid {grid.shape} differ in shape.")
-    if not mask.any():
-        raise MaskError("the mask is empty: no voxel is inside. Give another mask.")
+    check_mask(mask)
     if len(times) < 2:
         raise MetadataError("mdi compares echoes, and there is one. Take fieldmap linear.")
     steps = [b - a for a, b in pairwise(times)]

@@ -15,6 +15,7 @@ from paradia.mask import _morphology as morphology
 from paradia.mask._evolution import evolve
 from paradia.mask._reliability import bridged, nonempty, otsu
 from paradia.mask._surface import voxels_inside
+from paradia.sources.inside import single
 from paradia.sources.knobs import check_count, check_not_negative
 from paradia.types import Echoes, Mask
 
@@ -79,7 +80,7 @@ def bet(magnitude: Echoes, grid: Grid, *, fraction: float = 0.55, smoothness: fl
         raise GeometryError(
             f"the magnitude has shape {tuple(magnitude.shape[1:])} and the grid {grid.shape}. Give the geometry of this image."
         )
-    finite = torch.nan_to_num(magnitude, nan=0.0, posinf=0.0, neginf=0.0)
+    finite = torch.nan_to_num(single(magnitude), nan=0.0, posinf=0.0, neginf=0.0)
     if not bool((finite > 0).any()):
         raise MaskError("the magnitude is zero or not finite everywhere. Check the magnitude images.")
     joined = _joined(bridged(finite)[0])

@@ -6,6 +6,7 @@ import torch
 from scipy.ndimage import binary_opening
 from torch import Tensor
 
+from paradia.fft import each
 from paradia.grid import Grid
 from paradia.reference._shift import check_shapes, shift
 from paradia.sources.inside import check_numbers, depth, largest_pieces
@@ -67,10 +68,13 @@ def white_matter(
         return shift(chi, mask, deep, f"brain deeper than {depth_mm} mm")
     mode = _mode(r2star[deep])
     band = deep & ((r2star - mode).abs() <= spread * mode)
-    flat = chi.reshape(-1, *chi.shape[-3:]).mean(0)
-    low = band & (flat <= flat[band].median())
-    opened = torch.from_numpy(binary_opening(low.cpu().numpy())).to(low.device)
-    return shift(chi, mask, largest_pieces(opened, 2), "estimate of white matter")
+
+    def one(volume: Tensor) -> Tensor:
+        low = band & (volume <= volume[band].median())
+        opened = torch.from_numpy(binary_opening(low.cpu().numpy())).to(low.device)
+        return shift(volume, mask, largest_pieces(opened, 2), "estimate of white matter")
+
+    return each(one, chi)
 
 
 def _mode(values: Tensor) -> float:

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.ndimage import affine_transform, distance_transform_edt
 
-from paradia.errors import GeometryError, InputError, MaskError
+from paradia.errors import GeometryError, InputError
+from paradia.fft import check_mask
 from paradia.registration._matrix import checked
 from paradia.sources.inside import check_numbers
 from paradia.types import Mask, Volume
@@ -55,7 +56,7 @@ def resample(
     GeometryError
         The mask is on another grid than the image, or a matrix is no affine.
     MaskError
-        The mask is empty.
+        The mask is empty or not boolean.
     NonFiniteError
         The image is NaN or Inf where it is to hold: a spline would carry that everywhere.
     InputError
@@ -65,8 +66,8 @@ def resample(
         raise InputError(f"order must be that of a spline, 0 to 5, got {order}. 1 is linear, 3 cubic.")
     if mask is not None and mask.shape != image.shape:
         raise GeometryError(f"the mask has shape {tuple(mask.shape)}, the image {tuple(image.shape)}. Give the mask of this image.")
-    if mask is not None and not bool(mask.any()):
-        raise MaskError("the mask is empty: no voxel of the image holds. Give another mask, or none.")
+    if mask is not None:
+        check_mask(mask)
     check_numbers(torch.ones_like(image, dtype=torch.bool) if mask is None else mask, image=image)
     world = np.eye(4) if motion is None else checked("motion", motion)
     index = np.linalg.inv(checked("affine", affine)) @ world @ checked("onto", onto)

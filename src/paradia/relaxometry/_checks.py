@@ -7,10 +7,12 @@ import math
 import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, InputError, MaskError, MetadataError, NonFiniteError
+from paradia.errors import GeometryError, InputError, MetadataError, NonFiniteError
+from paradia.fft import check_mask
 from paradia.scan import Scan
 from paradia.sources.around import mean_around
 from paradia.sources.doubt import grain, roughness
+from paradia.sources.inside import single
 
 CHUNK = 1 << 16
 """Voxels fitted at a time, few enough to stay in the cache."""
@@ -25,8 +27,7 @@ def check_rate(name: str, image: Tensor, mask: Tensor) -> None:
         raise GeometryError(
             f"{name} and mask differ in shape: {tuple(image.shape)} and {tuple(mask.shape)}. Bring spin and gradient echoes to one space."
         )
-    if not bool(mask.any()):
-        raise MaskError("the mask is empty: no voxel is inside. Give another mask.")
+    check_mask(mask)
     inside = image[mask]
     broken = int((~torch.isfinite(inside)).sum())
     if broken:
@@ -53,8 +54,7 @@ def check(name: str, magnitude: Tensor, mask: Tensor, scan: Scan, least: int, ma
         raise MetadataError(f"the scan has {len(scan.echo_times)} echo times and the magnitude {echoes} echoes. Give one time per echo.")
     if echoes < least:
         raise MetadataError(f"{name} needs at least {least} echoes, got {echoes}. Leave relaxometry out, or give more echoes.")
-    if not bool(mask.any()):
-        raise MaskError("the mask is empty: no voxel is inside. Give another mask or loosen the mask step's threshold.")
+    check_mask(mask)
     broken = int((~torch.isfinite(magnitude) & mask).sum())
     if broken:
         raise NonFiniteError(f"the magnitude is NaN or Inf at {broken} places inside the mask. Take those voxels out of the mask.")
@@ -69,7 +69,7 @@ def signals(magnitude: Tensor, mask: Tensor) -> Tensor:
     and in single precision at least.
     """
     inside = magnitude[:, mask]
-    inside = inside.to(torch.promote_types(inside.dtype, torch.float32)).clamp_min(0)
+    inside = single(inside).clamp_min(0)
     return torch.ldexp(inside, -torch.frexp(inside.max()).exponent)
 
 

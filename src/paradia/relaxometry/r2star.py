@@ -9,6 +9,7 @@ from paradia.errors import GeometryError
 from paradia.relaxometry._checks import check
 from paradia.relaxometry._decay import fit
 from paradia.scan import Scan
+from paradia.sources.inside import single
 from paradia.sources.knobs import check_stop
 from paradia.types import Callback, Decay, Echoes, Mask, Volume
 
@@ -86,6 +87,7 @@ def r2star(
     Yablonskiy DA. Magn Reson Med 1998;39:417-428. doi:10.1002/mrm.1910390312.
     """
     check("r2star", magnitude, mask, scan, 2, maximum)
+    magnitude = single(magnitude)
     check_stop(max_iter=max_iter, tol=tol)
     factor = None
     if correct and total_field is not None:

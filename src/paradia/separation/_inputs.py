@@ -7,7 +7,8 @@ import warnings
 
 from torch import Tensor
 
-from paradia.errors import GeometryError, InputError, MaskError, ParadiaWarning
+from paradia.errors import GeometryError, InputError, ParadiaWarning
+from paradia.fft import check_mask
 from paradia.grid import Grid
 from paradia.sources.inside import check_numbers
 
@@ -32,8 +33,7 @@ def check_images(mask: Tensor, grid: Grid, **images: Tensor | None) -> None:
     for name, image in {"mask": mask, **images}.items():
         if image is not None and tuple(image.shape[-3:]) != grid.shape:
             raise GeometryError(f"{name} has shape {tuple(image.shape)}, but the grid {grid.shape}. Bring both to one space.")
-    if not bool(mask.any()):
-        raise MaskError("the mask is empty: no voxel is inside. Give another mask or loosen the mask step's threshold.")
+    check_mask(mask)
     check_numbers(mask, **images)
 
 

@@ -11,6 +11,7 @@ from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._joint import Couplings, Frame, Voxels, joint
 from paradia.separation._voxel import give
 from paradia.sources.fluid import fluid
+from paradia.sources.inside import single
 from paradia.sources.knobs import check_not_negative, check_stop
 from paradia.sources.slopes import spared
 from paradia.types import Callback, Echoes, Mask, Sources, Volume
@@ -134,7 +135,7 @@ def chisep_medi(
     window = frame.window
     step = STEP * frame.strength / frame.voxel
     couplings = Couplings(*COUPLINGS, weight * frame.penalty / step)
-    prices = spared(window.mask, window.grid, None if magnitude is None else window.take(magnitude.square().sum(0).sqrt()), edges)
+    prices = spared(window.mask, window.grid, None if magnitude is None else window.take(single(magnitude).square().sum(0).sqrt()), edges)
     limit = [(step * price).to(frame.field) for price in prices]
     still = None if r2star is None or csf == 0 else window.take(fluid(r2star, mask, grid).to(r2star.dtype))
     pulls = [] if still is None or not bool(still.any()) else [(csf * still, torch.zeros_like(still))]

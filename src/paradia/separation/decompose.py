@@ -13,6 +13,7 @@ from paradia.scan import Scan, relaxivities
 from paradia.separation._inputs import check_images, check_ppm
 from paradia.separation._pools import Model, fit
 from paradia.separation._voxel import give
+from paradia.sources.inside import single
 from paradia.sources.knobs import check_positive, check_stop
 from paradia.types import Callback, Echoes, Image, Mask, Sources, Volume
 
@@ -125,6 +126,7 @@ def decompose(
     drs = relaxivities(scan, dr_pos, dr_neg)
     check_images(mask, grid, magnitude=magnitude, chi=chi, r2=r2)
     check_ppm(mask, chi=chi)
+    magnitude = single(magnitude)
     times = magnitude.new_tensor(scan.echo_times)[:, None]
     model = Model(times, drs, SPHERE * scan.rad_per_ppm(1.0), noise)
     expected = 13 + 1.75 * (scan.b0 - 3) if rate is None else rate

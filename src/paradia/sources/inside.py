@@ -1,4 +1,4 @@
-"""Images inside a mask: numbers there, zero elsewhere, how deep a voxel lies, and which pieces there are."""
+"""Images inside a mask: numbers there, zero elsewhere, precise enough, how deep a voxel lies, and which pieces there are."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def check_numbers(mask: Tensor, **images: Tensor | None) -> None:
         broken = 0 if image is None else int((~torch.isfinite(image) & mask).sum())
         if broken:
             raise NonFiniteError(f"{name} is NaN or Inf in {broken} voxels inside the mask. Take those voxels out of the mask.")
+
+
+def single(image: Tensor) -> Tensor:
+    """Return an image in single precision at least: squares, weights and echo times in whole numbers or half precision would be others."""
+    return image.to(torch.promote_types(image.dtype, torch.float32))
 
 
 def within(image: Tensor, mask: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.errors import GeometryError, MaskError, MetadataError, NonFiniteError
+from paradia.errors import GeometryError, MetadataError, NonFiniteError
+from paradia.fft import check_mask
 from paradia.scan import Scan
 
 
@@ -23,8 +24,7 @@ def check(phase: Tensor, mask: Tensor, magnitude: Tensor | None = None, scan: Sc
         raise MetadataError(
             f"the scan has {len(scan.echo_times)} echo times and the phase {phase.shape[0]} echoes. Give one time per echo."
         )
-    if not bool(mask.any()):
-        raise MaskError("the mask is empty: no voxel is inside. Give another mask or loosen the mask step's threshold.")
+    check_mask(mask)
     broken = int((~torch.isfinite(phase) & mask).sum())
     if broken:
         raise NonFiniteError(f"the phase is NaN or Inf at {broken} places inside the mask. Take those voxels out of the mask.")

@@ -10,6 +10,7 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.fft import bounding_box
 from paradia.solvers.pieces import level
+from paradia.sources.inside import single
 
 TURN = 2 * torch.pi
 
@@ -30,7 +31,7 @@ def exactly(spatial: Spatial, phase: Tensor, magnitude: Tensor, mask: Tensor, ti
     box = bounding_box(mask)
     inside = mask[box]
     turns = torch.where(inside, phase[:, *box], 0) / TURN
-    strength = torch.nan_to_num(magnitude[:, *box], posinf=0.0, neginf=0.0).clamp_min(0)
+    strength = torch.nan_to_num(single(magnitude[:, *box]), posinf=0.0, neginf=0.0).clamp_min(0)
     if mode == "individual" or phase.shape[0] == 1:
         whole = in_space(spatial, turns, strength, inside, times)
     else:
