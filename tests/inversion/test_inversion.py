@@ -289,6 +289,17 @@ def test_empty_mask_is_refused(invert, case):
         invert(case.field, torch.zeros_like(case.mask), case.grid)
 
 
+@pytest.mark.filterwarnings("ignore::paradia.errors.ConvergenceWarning")
+@pytest.mark.parametrize("slices", [1, 2, 3])
+def test_few_thick_slices_are_inverted_too(invert, slices, case):
+    """Spheres and margins of a few voxels still fit in beside them."""
+    grid = Grid((24, 22, slices), (4.0, 4.5, 5.0), case.grid.b0_dir)
+    field, mask = case.field[10:34, 10:32, 18 : 18 + slices], case.mask[10:34, 10:32, 18 : 18 + slices]
+    chi = invert(field, mask, grid)
+    assert chi.isfinite().all()
+    assert 0 < chi.abs().max() < 2
+
+
 def test_shapes_that_do_not_fit_are_named(invert, case):
     with pytest.raises(GeometryError, match=r"mask has shape \(47, 45, 40\), but the grid \(48, 45, 40\)"):
         invert(case.field[1:], case.mask[1:], case.grid)

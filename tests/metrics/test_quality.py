@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paradia.errors import MaskError
 from paradia.grid import Grid
 from paradia.metrics import inputs, results
 from paradia.metrics._masks import erode
@@ -238,6 +239,18 @@ def test_judge_says_only_what_the_data_tell(board):
         "brain mapped",
     }
     assert all(f.verdict in ("good", "check", "bad") and f.sentence.endswith(".") for f in everything)
+
+
+@pytest.mark.parametrize("voxels", [0, 1, 3])
+@pytest.mark.parametrize("name", ["mask", "local_mask"])
+def test_a_mask_of_next_to_nothing_leaves_numbers_out_and_one_of_nothing_is_refused(board, name, voxels):
+    few = torch.zeros_like(board["mask"])
+    few.flatten()[board["mask"].flatten().nonzero()[:voxels]] = True
+    if voxels:
+        assert len(judge({**board, name: few})) < len(judge(board))
+    else:
+        with pytest.raises(MaskError, match="the mask is empty"):
+            judge({**board, name: few})
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.name)

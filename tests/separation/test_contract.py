@@ -328,3 +328,15 @@ def test_echoes_are_counted(case):
         separate("decompose", {**board, "magnitude": board["magnitude"][:1], "scan": Scan((0.005,))})
     with pytest.raises(MetadataError, match="6 echo times and the magnitude 4 echoes"):
         separate("decompose", {**board, "magnitude": board["magnitude"][:4]})
+
+
+@pytest.mark.filterwarnings("ignore::paradia.errors.ConvergenceWarning")
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("name", CLASSICAL)
+def test_few_thick_slices_are_separated_too(name, slices, case):
+    """Spheres and margins of a few voxels still fit in beside them."""
+    board = {k: v[..., 11 : 11 + slices] if isinstance(v, torch.Tensor) else v for k, v in case.board.items()}
+    board["grid"] = Grid((28, 27, slices), (7.0, 6.6, 7.4), (0.2, -0.3, 0.93))
+    for source in separate(name, board):
+        assert source.isfinite().all()
+        assert 0 < source.max() < 1

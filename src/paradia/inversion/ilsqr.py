@@ -103,11 +103,12 @@ def ilsqr(
     check_stop(max_iter=max_iter, tol=tol)
     if not 0 <= cone <= STRONGEST:
         raise InputError(f"cone must lie between 0 and 2/3, got {cone}.")
-    window = framed(local_field, mask, grid, MARGIN, noise=noise)
+    radius = RADIUS * grid.voxel_volume ** (1 / 3)
+    window = framed(local_field, mask, grid, max(MARGIN, 2 * radius), noise=noise)  # the sphere fits in beside a single slice
     known = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights
     dipole = Dipole(window.grid).to(local_field)
     laplacian = Laplacian(window.grid).to(local_field)
-    low_pass = _low_pass(window.grid, dipole.kernel)
+    low_pass = _low_pass(window.grid, dipole.kernel, radius)
     done = 0
 
     def told(iteration: int, relative: float) -> None:
@@ -146,9 +147,9 @@ def ilsqr(
     return window.put(each(invert, window.take(within(local_field, mask))))
 
 
-def _low_pass(grid: Grid, dipole: Tensor) -> Tensor:
+def _low_pass(grid: Grid, dipole: Tensor, radius: float) -> Tensor:
     """Return the spectrum that turns a field into the fast estimate, but for its scale."""
     strength = dipole.abs()
     itself = ((strength - NEAR[0]) / (NEAR[1] - NEAR[0])).clamp_(0, 1)
-    mean = SMV(grid, RADIUS * grid.voxel_volume ** (1 / 3)).to(dipole).kernel
+    mean = SMV(grid, radius).to(dipole).kernel
     return dipole.sign().mul_((itself + (1 - itself) * mean).square_())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from paradia.fft import check_mask
 from paradia.metrics import inputs, results
 from paradia.operators.weighting import typical_noise
 
@@ -67,10 +68,18 @@ def judge(board: Board) -> list[Finding]:
     -------
     list
         One `Finding` a number, in the order of the data.
+
+    Raises
+    ------
+    MaskError
+        A mask is empty or not boolean; one too small to tell a number of leaves that number out.
     """
     board = {"local_mask": board.get("mask"), **board}
     if board["local_mask"] is None:
         board["local_mask"] = board.get("mask")
+    for name in ("mask", "local_mask"):
+        if board.get(name) is not None:
+            check_mask(board[name])
     return list(_found(board))
 
 

@@ -53,7 +53,8 @@ def sphere_kernel(grid: Grid, radius: float) -> Tensor:
     """Transform the normalised sphere to the half spectrum of the grid, double precision."""
     ball = sphere(grid.voxel_size, radius)
     if any(b > n for b, n in zip(ball.shape, grid.shape, strict=True)):
-        raise GeometryError(f"a sphere of radius {radius} mm does not fit into a field of view of {grid.extent} mm. Give a smaller radius.")
+        extent = " × ".join(f"{side:.4g}" for side in grid.extent)
+        raise GeometryError(f"a sphere of radius {radius:.3g} mm does not fit into a field of view of {extent} mm. Give a smaller radius.")
     return even_spectrum(ball, grid)
 
 

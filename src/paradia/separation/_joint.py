@@ -24,6 +24,9 @@ from paradia.types import Callback
 MARGIN = 15.0
 """Distance between the mask and its periodic copies, mm."""
 
+MARGIN_VOXELS = 3
+"""Least margin in voxels' mean edges: the sphere that tells streaks fits in beside a single slice."""
+
 LIFTS, LEVEL = 4, 2e-3
 """How often the lift that holds the mean is set anew at most, and how far off the mean may be, as a share of the root mean square."""
 
@@ -66,7 +69,7 @@ class Frame:
         rate_deviation: Tensor | None = None,
     ) -> Frame:
         """Frame a mask."""
-        window = Window.around(mask, grid, MARGIN)
+        window = Window.around(mask, grid, max(MARGIN, MARGIN_VOXELS * grid.voxel_volume ** (1 / 3)))
         mean = sum(drs) / 2
         f, total = (window.take(torch.where(mask, image, 0.0)) for image in (field, rate / mean))
         even = Dipole(window.grid).to(f)(window.mask.to(f))
