@@ -171,7 +171,7 @@ def test_equals_dense_normal_equations_of_numpy():
     noise = (1 + torch.rand((3, *big.shape), generator=generator)).float()
     got = cosmos(fields, mask, big, DIRECTIONS[:3], noise, weight=0.01, max_iter=400, tol=1e-12)
     from paradia.fft import Window
-    from paradia.inversion._variation import MARGIN
+    from paradia.inversion._inputs import MARGIN
 
     window = Window.around(mask, big, MARGIN)
     n = math.prod(window.grid.shape)

@@ -14,13 +14,13 @@ from paradia.grid import Grid
 from paradia.inversion import _splitting
 from paradia.inversion._generalised import GeneralisedVariation
 from paradia.inversion._splitting import Frame
-from paradia.inversion._variation import Variation
 from paradia.operators.dipole import Dipole
 from paradia.operators.gradient import Gradient
 from paradia.registry import load
 from paradia.scan import Scan
 from paradia.solvers.admm import admm
 from paradia.sources.fluid import ventricles
+from paradia.sources.slopes import Variation
 
 GRID = Grid((24, 21, 16), (1.0, 1.2, 1.5), (0.2, -0.3, 0.93))
 
@@ -267,7 +267,7 @@ def test_the_functional_is_as_low_as_lbfgs_of_scipy_gets_it(name, monkeypatch):
 def test_generalised_variation_with_dear_bends_is_plain_variation():
     """Against `Variation`: where slopes may not bend, the slope field stays nothing."""
     x = blocks()[0]
-    plain = Variation(GRID, 0.01, x)
+    plain = Variation(GRID, [x.new_tensor(0.01)] * 3)
     general = GeneralisedVariation(GRID, 0.01, 1e6, x)
     first = general.step(x.clone())
     torch.testing.assert_close(general.slopes[0].abs().max() > 0, torch.tensor(True))  # a step is taken before bends are felt

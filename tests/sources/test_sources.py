@@ -16,7 +16,7 @@ from paradia.sources.doubt import believed, believed_rate, bend, doubt, grain, r
 from paradia.sources.fit import MODEL_ERROR, fit
 from paradia.sources.fluid import fluid, ventricles
 from paradia.sources.inside import check_numbers, depth, levelled, within
-from paradia.sources.slopes import Variation, add_fall, add_slope, edges
+from paradia.sources.slopes import Variation, add_fall, add_slope
 from paradia.sources.split import Effort, Split, structured
 from paradia.sources.start import INSIDE, OUTSIDE, around, begin, probable
 from paradia.sources.streaks import flatness, streaks
@@ -54,8 +54,8 @@ def test_a_flat_map_expects_edges_nowhere(grid):
 
 
 def test_prices_scale_the_dual(grid):
-    slopes = Variation(grid, [edge.float() for edge in edges(torch.ones(grid.shape, dtype=torch.bool))])
-    slopes.expect([torch.full(grid.shape, 0.25)] * 3)
+    slopes = Variation(grid, [torch.ones(grid.shape)] * 3)
+    slopes.limits = [torch.full(grid.shape, 0.25)] * 3
     slopes.step(100 * torch.randn(grid.shape, generator=torch.Generator().manual_seed(0)))
     assert max(float(u.abs().max()) for u in slopes.dual) == 0.25
 

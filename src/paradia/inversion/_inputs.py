@@ -10,6 +10,9 @@ from paradia.fft import Window
 from paradia.grid import Grid
 from paradia.sources.inside import check_numbers
 
+MARGIN = 15.0
+"""Distance between the mask and its periodic copies, mm; errors at the mask change by less than a percent beyond it."""
+
 STRONGEST = 2 / 3
 """Largest :math:`|D|`."""
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from paradia.fft import Window, each, irfftn, length, rfftn, times
 from paradia.grid import Grid
-from paradia.inversion._inputs import framed
-from paradia.inversion._variation import MARGIN, Variation
+from paradia.inversion._inputs import MARGIN, framed
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting, typical_noise
@@ -23,7 +22,7 @@ from paradia.solvers._solution import Solution
 from paradia.solvers.admm import admm
 from paradia.sources.cone import level
 from paradia.sources.inside import within
-from paradia.sources.slopes import spared
+from paradia.sources.slopes import Variation, spared
 from paradia.types import Callback, Image, Mask, Volume
 
 SLOPE = 0.8
@@ -138,7 +137,7 @@ class Frame:
 
     def variation(self, field: Tensor, limit: float, priced: Sequence[Tensor] | None = None) -> Variation:
         """Return the variation's term; ``limit`` is the slope its dual may make up for, ppm/mm, where one is priced."""
-        return Variation(self.window.grid, [(limit * costs).to(field) for costs in priced or self.priced], field)
+        return Variation(self.window.grid, [(limit * costs).to(field) for costs in priced or self.priced])
 
 
 class Data:

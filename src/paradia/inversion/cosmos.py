@@ -11,8 +11,7 @@ from torch import Tensor
 from paradia.errors import GeometryError, InputError
 from paradia.fft import Window, half_counts, irfftn, rfftn
 from paradia.grid import Grid
-from paradia.inversion._inputs import framed
-from paradia.inversion._variation import MARGIN
+from paradia.inversion._inputs import MARGIN, framed
 from paradia.operators.dipole import dipole_kernel
 from paradia.operators.weighting import certainty
 from paradia.solvers.lsmr import Map, lsmr

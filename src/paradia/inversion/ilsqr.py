@@ -10,9 +10,8 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.fft import each, irfftn, rfftn
 from paradia.grid import Grid
-from paradia.inversion._inputs import STRONGEST, framed
+from paradia.inversion._inputs import MARGIN, STRONGEST, framed
 from paradia.inversion._level import wiener
-from paradia.inversion._variation import MARGIN
 from paradia.operators.dipole import Dipole
 from paradia.operators.gradient import Gradient
 from paradia.operators.laplacian import Laplacian

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from paradia.fft import Window, each, irfftn, rfftn, times
 from paradia.grid import Grid
-from paradia.inversion._inputs import check_reach, checked_echoes, framed
+from paradia.inversion._inputs import MARGIN, check_reach, checked_echoes, framed
 from paradia.inversion._region import region
 from paradia.inversion._splitting import change
-from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
 from paradia.operators.gradient import Gradient
 from paradia.operators.laplacian import Laplacian
@@ -19,7 +18,7 @@ from paradia.solvers.admm import admm
 from paradia.sources.cone import level
 from paradia.sources.inside import within
 from paradia.sources.knobs import check_count, check_positive, check_stop
-from paradia.sources.slopes import edges
+from paradia.sources.slopes import Variation, edges
 from paradia.sources.structure import mean_between, smooth
 from paradia.types import Callback, Echoes, Image, Mask, Volume
 
@@ -167,13 +166,13 @@ class _Splitting:
         self.field, self.weights, self.total = field, weights, weights + COUPLING
         self.data_dual = torch.zeros_like(field)
         self.outside = torch.zeros_like(field)
-        self.variation = Variation(grid, [], field)
+        self.usual = [self.largest * edge for edge in edges(self.region)]
+        self.variation = Variation(grid, self.usual)
         self.terms = (self._data, self._structure)
 
     def expect(self, prior: Tensor | None) -> None:
         """Set how far the duals may go: the prior, and nothing across the border of the region."""
-        limits = [self.largest * edge for edge in edges(self.region)]
-        self.variation.limit = limits if prior is None else [limit * factor for limit, factor in zip(limits, prior, strict=True)]
+        self.variation.limits = self.usual if prior is None else [limit * factor for limit, factor in zip(self.usual, prior, strict=True)]
 
     def solve(self, pull: Tensor) -> Tensor:
         return pull.mul_(self.inverse)

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from paradia.fft import each, irfftn, rfftn
 from paradia.grid import Grid
-from paradia.inversion._inputs import check_reach, framed
+from paradia.inversion._inputs import MARGIN, check_reach, framed
 from paradia.inversion._level import wiener
 from paradia.inversion._region import region
-from paradia.inversion._variation import MARGIN
 from paradia.operators.dipole import Dipole
 from paradia.operators.weighting import Weighting
 from paradia.solvers._solution import Solution

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from paradia.grid import Grid
 from paradia.inversion._splitting import Data, Frame, quadratic, smooth, split
-from paradia.inversion._variation import Variation
 from paradia.sources.knobs import check_positive, check_stop
-from paradia.sources.slopes import add_slope
+from paradia.sources.slopes import Variation, add_slope
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.25029"
@@ -116,7 +115,7 @@ def _renewal(variation: Variation, priced: Sequence[Tensor], limit: float, edge:
         if seen < FIRST or seen > LAST or (seen - FIRST) % EVERY:
             return
         lengths = _lengths(x.detach(), priced, variation.voxel_size)
-        variation.limit = [costs * ((limit * edge) / length.add_(edge)) for costs, length in zip(priced, lengths, strict=True)]
+        variation.limits = [costs * ((limit * edge) / length.add_(edge)) for costs, length in zip(priced, lengths, strict=True)]
 
     return look
 

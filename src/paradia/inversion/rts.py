@@ -7,15 +7,15 @@ from torch import Tensor
 
 from paradia.fft import each, half_counts, irfftn, rfftn
 from paradia.grid import Grid
-from paradia.inversion._inputs import check_threshold, framed
+from paradia.inversion._inputs import MARGIN, check_threshold, framed
 from paradia.inversion._splitting import change
-from paradia.inversion._variation import MARGIN, Variation
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
 from paradia.solvers.admm import admm
 from paradia.solvers.lsmr import lsmr
 from paradia.sources.inside import within
 from paradia.sources.knobs import check_positive, check_stop
+from paradia.sources.slopes import Variation
 from paradia.types import Callback, Image, Mask
 
 CITE = "10.1016/j.neuroimage.2017.11.018"
@@ -99,7 +99,7 @@ def rts(
         first = lsmr(dipole.mul, dipole.mul, rfftn(field) * evenly, max_iter=FIRST_STEP, tol=0.0).x / evenly
         first = rfftn(irfftn(first, field.shape).mul_(window.mask))
         known = firm * first
-        variation = Variation(window.grid, 1 / rho, field)
+        variation = Variation(window.grid, [field.new_tensor(1 / rho)] * 3)
 
         def smoothness(chi: Tensor) -> Tensor:
             return rfftn(variation.step(irfftn(chi, field.shape))).addcmul_(stencil, chi).mul_(rho)

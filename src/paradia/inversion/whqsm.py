@@ -10,10 +10,10 @@ from torch import Tensor
 from paradia.fft import irfftn, rfftn, times
 from paradia.grid import Grid
 from paradia.inversion._splitting import Frame, change, phase_quadratic, smooth
-from paradia.inversion._variation import Variation
 from paradia.scan import Scan
 from paradia.solvers.admm import admm
 from paradia.sources.knobs import check_positive, check_stop
+from paradia.sources.slopes import Variation
 from paradia.types import Callback, Image, Mask, Volume
 
 CITE = "10.1002/mrm.27483"
@@ -100,7 +100,7 @@ def whqsm(
         slope = scale.slope
         rho, curving = weight * scale.penalty / slope, CURVING * beta
         # priced across the mask's border too, or the harmonic field and a free rim could stand for each other
-        smoothness = smooth(frame, Variation(frame.window.grid, slope, field).step, rho)
+        smoothness = smooth(frame, Variation(frame.window.grid, [field.new_tensor(slope)] * 3).step, rho)
         harmonic = _harmonic(frame, field, beta, curving)
 
         def separate(both: Tensor) -> Tensor:

@@ -78,37 +78,37 @@ def spared(mask: Tensor, grid: Grid, magnitude: Tensor | None, share: float) -> 
 
 
 class Variation:
-    r"""Dual of :math:`w\|\nabla x\|_1`, the sum of absolute slopes along the axes between voxels of the mask.
+    r"""Dual of :math:`w\|\nabla x\|_1`, the sum of absolute slopes along the axes, moved in place and without a temporary volume.
+
+    With :math:`t = \nabla x + u`, shrinking by :math:`w/\rho` leaves the new dual :math:`u' = \mathrm{clamp}(t)`
+    between :math:`\pm w/\rho` and the target :math:`t - 2u'`, so that
+    :math:`\nabla^T(z - u') = \nabla^T\nabla x + \nabla^T u - 2\nabla^T u'`: only divergences need to be kept.
 
     Parameters
     ----------
     grid
         Where the images live.
     limits
-        :math:`w/\rho` along each axis, zero where no slope counts.
+        :math:`w/\rho` along each axis, a number or a volume, zero where no slope counts. May be exchanged between steps.
     """
 
     share = 1.0
 
-    def __init__(self, grid: Grid, limits: list[Tensor]) -> None:
+    def __init__(self, grid: Grid, limits: Sequence[Tensor]) -> None:
         self.voxel_size = grid.voxel_size
-        self.limits = self.usual = limits
-        self.dual = [torch.zeros_like(limit) for limit in limits]
-        self.divergence = torch.zeros_like(limits[0])
-
-    def expect(self, factors: Sequence[Tensor]) -> None:
-        """Let each slope cost its usual price times a factor from now on."""
-        self.limits = [limit * factor for limit, factor in zip(self.usual, factors, strict=True)]
+        self.limits = limits
+        self.dual = [limit.new_zeros(grid.shape) for limit in limits]
+        self.divergence = limits[0].new_zeros(grid.shape)
 
     def step(self, x: Tensor) -> Tensor:
-        r"""Move the dual to an image and return :math:`\nabla^T(2u' - u)`."""
+        r"""Move the dual to an image and return the pull :math:`\nabla^T(u - 2u')`."""
         divergence = torch.zeros_like(x)
         for axis, (u, limit, size) in enumerate(zip(self.dual, self.limits, self.voxel_size, strict=True)):
             add_slope(u, x, axis, 1 / size)
-            torch.clamp(u, -limit, limit, out=u)
+            u.clamp_(-limit, limit)
             add_fall(divergence, u, axis, 1 / size)
         before, self.divergence = self.divergence, divergence
-        return before.neg_().add_(divergence, alpha=2)
+        return before.sub_(divergence, alpha=2)
 
 
 class GeneralisedVariation:
@@ -139,7 +139,7 @@ class GeneralisedVariation:
         self.length = 1 / (2 + 4 * ratio * sum(1 / d**2 for d in grid.voxel_size))
 
     def step(self, x: Tensor) -> Tensor:
-        r"""Move both duals and the slopes to an image and return :math:`\nabla^T(2u' - u)`."""
+        r"""Move both duals and the slopes to an image and return the pull :math:`\nabla^T(u - 2u')`."""
         divergence = torch.zeros_like(x)
         bend = self._bend()
         for axis, (u, v, limit, size) in enumerate(zip(self.dual, self.slopes, self.limits, self.voxel_size, strict=True)):
@@ -152,7 +152,7 @@ class GeneralisedVariation:
             v.add_(before, alpha=self.length)
         self.bend = bend
         last, self.divergence = self.divergence, divergence
-        return last.neg_().add_(divergence, alpha=2)
+        return last.sub_(divergence, alpha=2)
 
     def _bend(self) -> list[Tensor]:
         r"""Move the dual of the slopes' symmetric derivative and return its adjoint applied to it."""

@@ -44,7 +44,7 @@ class Slopes(Protocol):
     """How many times over the penalty's own step counts in the metric."""
 
     def step(self, chi: Tensor) -> Tensor:
-        r"""Move the dual to an image and return :math:`\nabla^T(2u' - u)`."""
+        r"""Move the dual to an image and return the pull :math:`\nabla^T(u - 2u')`."""
 
 
 class Split:
@@ -104,7 +104,7 @@ class Split:
         iteration, relative = 0, float("inf")
         while relative > tol and iteration < max_iter:
             iteration += 1
-            force = slopes.step(chi).mul_(RHO).sub_(held, alpha=HOLD)
+            force = slopes.step(chi).mul_(-RHO).sub_(held, alpha=HOLD)
             held.add_(chi).mul_(hold)
             step = rfftn(force.add_(held, alpha=2 * HOLD))
             step.addcmul_(rfftn(pull(irfftn(times(spectrum, dipole), shape))), dipole, value=COUPLING)
@@ -158,7 +158,8 @@ def structured(split: Split, window: Window, field: Tensor, weight: float, effor
     """
     side = window.grid.voxel_volume ** (1 / 3)
     price = weight * side / float(split.scale) * split.unit
-    slopes = Variation(window.grid, [edge.to(field) * price for edge in edges(window.mask)])
+    usual = [edge.to(field) * price for edge in edges(window.mask)]
+    slopes = Variation(window.grid, usual)
     sources, relative, done = split.start(field, effort.start), 0.0, 0
 
     def told(iteration: int, change: float) -> None:
@@ -167,7 +168,7 @@ def structured(split: Split, window: Window, field: Tensor, weight: float, effor
 
     for turn in range(effort.rounds):
         if turn:
-            slopes.expect(expected(sources, window).unbind())
+            slopes.limits = [limit * factor for limit, factor in zip(usual, expected(sources, window), strict=True)]
         sources, _, relative, _ = split.refine(field, sources, slopes, max_iter=effort.max_iter, tol=0.0, callback=told)
         done += effort.max_iter
     return Solution(sources, done, relative, True)
