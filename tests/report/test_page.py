@@ -7,6 +7,7 @@ import base64
 import io
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,10 +20,13 @@ from PIL import Image
 import paradia.report
 from paradia.errors import FileError
 from paradia.grid import Grid
+from paradia.metrics.lesions import lesions as measure
 from paradia.metrics.quality import Finding
+from paradia.nets.store import cards
 from paradia.registry import methods as methods_of
 from paradia.report import figures, methods
 from paradia.report.captions import TITLES, caption
+from paradia.report.lesions import Row, drawn
 from paradia.report.orientation import Layout
 from paradia.report.page import number, render, write_report
 from paradia.report.record import RunRecord
@@ -348,3 +352,71 @@ def test_pictures_are_embedded_whole(page):
     assert len(sources) == 14
     for source, width, height in sources:
         assert decode(base64.b64decode(source)).size == (int(width), int(height))
+
+
+def test_the_weights_of_networks_and_how_to_cite_are_told(record, maps):
+    split = step("separation", "sepnet_r2prime", {"dr_pos": 137.0, "dr_neg": 137.0})
+    card = cards()["sepnet"]
+    page = render(replace(record, steps=[split, step()]), {"mask": maps["mask"]})
+    assert f"weights sepnet version {card['version']}:" in page
+    assert card["sha256"] in page
+    assert "The papers below, and the software: The Paradia developers." in page
+    assert f"version {record.versions['paradia']}." in page
+    assert "Weights of the networks" not in render(record, {"mask": maps["mask"]})
+
+
+def test_spin_echoes_that_were_used_are_in_the_methods(record):
+    spins = replace(record, spin_echo_scan=Scan((0.01, 0.02)))
+    assert "spin echoes" not in methods.introduction(spins)
+    used = replace(spins, steps=[SimpleNamespace(**vars(step("relaxometry", "r2_epg")), on="spin_echo")])
+    assert "R2 was measured with spin echoes of the same head (echo times 10, 20 ms)." in methods.introduction(used)
+
+
+def test_what_was_left_to_the_method_is_not_called_none():
+    assert methods.settings({"bipolar": None, "offset": "none"}) == "offset = none"
+    assert methods.setting(None) == "not given"
+
+
+def test_numbers_of_colour_bars_and_words_for_pictures(page):
+    assert figures.signed(10000.0) == "10000"
+    assert figures.signed(-0.25) == "−0.25"
+    assert "a.u.." not in page
+
+
+def lesion(labels, image, affine, name="sub-1", size=(2.0, 2.0, 2.0)):
+    """What the picture of a study gets of one lesion."""
+    found = measure(
+        torch.from_numpy(labels), {"chi": torch.from_numpy(image)}, torch.ones(labels.shape, dtype=torch.bool), Grid(labels.shape, size)
+    )
+    return Row(name, found[0], {"chi": image}, labels, size, affine)
+
+
+def test_a_lesion_is_shown_with_the_patients_right_on_the_left_however_the_array_lies():
+    generator = np.random.default_rng(0)
+    image = generator.normal(0, 0.05, (24, 26, 22)).astype(np.float32)
+    labels = np.zeros(image.shape, np.int32)
+    labels[4:8, 15:18, 10:13] = 1
+    pictures = [drawn([lesion(labels, image, np.diag([2.0, 2.0, 2.0, 1.0]))])]
+    for axis in (0, 1):
+        affine = np.diag([2.0, 2.0, 2.0, 1.0])
+        affine[axis, axis] *= -1
+        pictures.append(drawn([lesion(np.flip(labels, axis).copy(), np.flip(image, axis).copy(), affine)]))
+    turned = np.array([[0, 0, 2.0, 0], [2.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])  # the axes are anterior, superior, right
+    pictures.append(drawn([lesion(labels.transpose(1, 2, 0).copy(), image.transpose(1, 2, 0).copy(), turned)]))
+    seen = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))[:, 180:] for data in pictures]  # words at the left tell the slice
+    for other in seen[1:]:
+        np.testing.assert_array_equal(other, seen[0])
+    unknown = np.asarray(Image.open(io.BytesIO(drawn([lesion(labels, image, None)]))).convert("RGB"))[:, 180:]
+    assert (unknown != seen[0]).any()  # no letters but those of the array's axes
+
+
+def test_long_names_of_subjects_do_not_run_into_the_picture():
+    image, labels = np.zeros((24, 26, 22), np.float32), np.zeros((24, 26, 22), np.int32)
+    image[...] = np.random.default_rng(0).normal(0, 0.05, image.shape)
+    labels[4:8, 15:18, 10:13] = 1
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    long, short = (
+        np.asarray(Image.open(io.BytesIO(drawn([lesion(labels, image, affine, name)]))).convert("RGB"))[:, 172:]
+        for name in ("sub-01_ses-baseline_acq-highres_run-1_desc-lesions", "sub-1")
+    )
+    np.testing.assert_array_equal(long, short)

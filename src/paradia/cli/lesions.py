@@ -169,7 +169,8 @@ def _measured(case: Case, exclude: list[Path] | None, separate: bool, rule: Rule
         measure(labels, {name: others[name] for name in others if name in maps}, mask, grid, exclude=left_out, rule=rule) if others else []
     )
     arrays = {name: (image * mask).numpy() for name, image in maps.items()}
-    rows = [Row(case.name, lesion, arrays, labels.numpy(), grid.voxel_size) for lesion in found]
+    affine = first.affine if first.oriented else None
+    rows = [Row(case.name, lesion, arrays, labels.numpy(), grid.voxel_size, affine) for lesion in found]
     return Measured(case, found, second, first.affine), rows, _missed(labels, mask)
 
 

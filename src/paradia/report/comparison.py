@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter, gaussian_filter1d
 
-from paradia.report.figures import DPI, INK, LOOKS, OUTSIDE, Look, choose_window, round_up
+from paradia.report.figures import DPI, EDGES, HALO, INK, LETTERS, LOOKS, OUTSIDE, Look, choose_window, round_up
 from paradia.report.orientation import PLANES, Cut, Layout
 
 COLUMN, LEFT, BAR, GAP, LINE, FOOT = 2.05, 0.3, 0.8, 0.05, 0.16, 0.12
@@ -157,11 +157,8 @@ def _panel(figure: Figure, place: tuple[float, ...], image: NDArray, norm: Norma
     colours = mpl.colormaps[cmap].with_extremes(bad=OUTSIDE)
     axes.imshow(image, cmap=colours, norm=norm, aspect="auto", interpolation="antialiased", interpolation_stage="data")
     axes.set_axis_off()
-    for letter, (x, y, ha, va) in zip(letters or (), _EDGES, strict=False):
-        axes.text(x, y, letter, transform=axes.transAxes, ha=ha, va=va, fontsize=7, color="#ffd98a")
-
-
-_EDGES = ((0.02, 0.5, "left", "center"), (0.98, 0.5, "right", "center"), (0.5, 0.02, "center", "bottom"), (0.5, 0.98, "center", "top"))
+    for letter, (x, y, ha, va) in zip(letters or (), EDGES, strict=False):
+        axes.text(x, y, letter, transform=axes.transAxes, ha=ha, va=va, fontsize=7, color=LETTERS, path_effects=HALO)
 
 
 def _bar(figure: Figure, place: tuple[float, float, float], size: tuple[float, float], norm: Normalize, cmap: str, unit: str) -> None:

@@ -35,6 +35,11 @@ OUTSIDE = "#10141a"
 INK = "#1d2733"
 HALO = [Stroke(linewidth=1.5, foreground="black"), Normal()]
 OUTLINES = ("#ffb000", "#4fc3f7")
+LETTERS = "#ffd98a"
+"""Colour of the letters for the patient's sides."""
+
+EDGES = ((0.015, 0.5, "left", "center"), (0.985, 0.5, "right", "center"), (0.5, 0.015, "center", "bottom"), (0.5, 0.985, "center", "top"))
+"""Where they stand in a panel, in the order of `Cut.letters`: left, right, down and up."""
 
 EDGE = 4.0
 """Depth of the mask's rim that windows are not chosen from, mm: what goes wrong there would hide the anatomy inside."""
@@ -172,7 +177,7 @@ def choose_ticks(window: tuple[float, float]) -> NDArray:
 
 def signed(value: float) -> str:
     """Write a number with a minus sign that is one, as every number of the page."""
-    return f"{round(value, 12):.4g}".replace("-", "−")
+    return (f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{round(value, 12):.4g}").replace("-", "−")
 
 
 def histogram(values: NDArray, unit: str, window: tuple[float, float], colour: str = "#2f5d8a") -> Picture:
@@ -211,14 +216,8 @@ def _panel(axes: Axes, panel: Panel, norm: Normalize, cmap: mpl.colors.Colormap)
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     axes.set_axis_off()
     axes.set_title(panel.title, fontsize=7.5, color=INK, pad=3)
-    places = (
-        (0.015, 0.5, "left", "center"),
-        (0.985, 0.5, "right", "center"),
-        (0.5, 0.015, "center", "bottom"),
-        (0.5, 0.985, "center", "top"),
-    )
-    for letter, (x, y, ha, va) in zip(panel.cut.letters, places, strict=True):
-        axes.text(x, y, letter, transform=axes.transAxes, ha=ha, va=va, fontsize=7, color="#ffd98a", path_effects=HALO)
+    for letter, (x, y, ha, va) in zip(panel.cut.letters, EDGES, strict=True):
+        axes.text(x, y, letter, transform=axes.transAxes, ha=ha, va=va, fontsize=7, color=LETTERS, path_effects=HALO)
 
 
 def _slice(cut: Cut, volume: NDArray, mask: NDArray | None) -> NDArray:

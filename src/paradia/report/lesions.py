@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from paradia.metrics.lesions import Lesion
-from paradia.report.figures import DPI, INK, LOOKS, Look, choose_window
+from paradia.report.figures import DPI, EDGES, HALO, INK, LETTERS, LOOKS, Look, choose_window, signed
+from paradia.report.orientation import Cut, Layout
 
 SIDE = 36.0
 """Width of the neighbourhood shown, mm; larger where a lesion is."""
@@ -22,6 +24,9 @@ CELL, LEFT, TOP, GAP, LINE = 1.5, 1.25, 0.3, 0.06, 0.17
 """Edge of a picture; room for words at the left and at the top, between pictures, for a line below one; inches."""
 
 OUTLINE = "#ffb000"
+
+WORD = 22
+"""Letters that a line at the left has room for."""
 
 
 class Row(NamedTuple):
@@ -32,10 +37,17 @@ class Row(NamedTuple):
     maps: Mapping[str, NDArray]
     labels: NDArray
     voxel_size: tuple[float, float, float]
+    affine: NDArray | None = None
+    """From voxel indices to scanner coordinates; nothing where the header says nothing of it."""
+
+    @property
+    def cut(self) -> Cut:
+        """The slice through the middle of the lesion, axial where there is such a thing, as the report lays it out."""
+        return Layout(self.labels == self.lesion.label, self.voxel_size, self.affine).whole().flat()
 
 
 def drawn(rows: Sequence[Row]) -> bytes:
-    """Draw the slice through the middle of each lesion on every map, at the window of the map over all.
+    """Draw the slice through the middle of each lesion on every map, at the window of the map over all; the patient's right is on the left.
 
     Parameters
     ----------
@@ -57,18 +69,22 @@ def drawn(rows: Sequence[Row]) -> bytes:
         x = (LEFT + column * (CELL + GAP) + CELL / 2) / width
         unit = LOOKS.get(name, Look("")).unit
         low, high = windows[name]
-        figure.text(x, 1 - 0.09 / height, f"{name}, {low:g} to {high:g} {unit}".strip(), ha="center", va="top", fontsize=6.5, color=INK)
+        words = f"{name}, {signed(low)} to {signed(high)} {unit}".strip()
+        figure.text(x, 1 - 0.09 / height, words, ha="center", va="top", fontsize=6.5, color=INK)
     for number, row in enumerate(rows):
         y = height - TOP - (number + 1) * tall + LINE
-        words = f"{row.subject}\nlesion {row.lesion.label}\n{row.lesion.volume:.0f} mm³"
+        cut = row.cut
+        words = "\n".join(
+            [*textwrap.wrap(row.subject, WORD), f"lesion {row.lesion.label}", f"{row.lesion.volume:.0f} mm³", *cut.title.split(" · ")]
+        )
         figure.text(0.05 / width, (y + CELL / 2) / height, words, va="center", fontsize=6.5, color=INK)
         for column, name in enumerate(names):
             if name not in row.maps:
                 continue
             place = ((LEFT + column * (CELL + GAP)) / width, y / height, CELL / width, CELL / height)
-            _panel(figure, place, row, name, windows[name])
+            _panel(figure, place, row, cut, name, windows[name])
             said = row.lesion.maps[name]
-            text = f"{said.kind}, {said.difference:+.3g}" if said.kind != "unknown" else "no tissue around"
+            text = f"{said.kind}, {said.difference:+.3g}".replace("-", "−") if said.kind != "unknown" else "no tissue around"
             figure.text(place[0] + place[2] / 2, (y - 0.02) / height, text, ha="center", va="top", fontsize=6.5, color=INK)
     target = io.BytesIO()
     with mpl.rc_context({"savefig.facecolor": "white"}):
@@ -83,30 +99,27 @@ def _window(name: str, rows: Sequence[Row]) -> tuple[float, float]:
     return choose_window(values if values.size else np.zeros(1), LOOKS.get(name, Look("")))
 
 
-def _panel(figure: Figure, place: tuple[float, float, float, float], row: Row, name: str, window: tuple[float, float]) -> None:
+def _panel(figure: Figure, place: tuple[float, float, float, float], row: Row, cut: Cut, name: str, window: tuple[float, float]) -> None:
     """Draw one neighbourhood, its outline, and those of other lesions thinner."""
-    image, labels = row.maps[name], row.labels
-    z = round(row.lesion.centre[2])
-    inside = np.argwhere(labels[:, :, z] == row.lesion.label)
-    if not len(inside):  # a curved lesion may miss its own middle
-        planes = (labels == row.lesion.label).sum((0, 1))
-        z = int(planes.argmax())
-        inside = np.argwhere(labels[:, :, z] == row.lesion.label)
-    middle = (inside.min(0) + inside.max(0)) / 2
-    wide = (inside.max(0) - inside.min(0) + 1) * np.array(row.voxel_size[:2])
-    half = max(SIDE, 1.6 * float(wide.max())) / 2
+    image, labels = cut.take(row.maps[name]), cut.take(row.labels)
+    own = labels == row.lesion.label
+    size = np.array([row.voxel_size[axis] for axis in cut.order])  # of a pixel, to the right and up
+    pixels = np.argwhere(own)[:, ::-1]
+    middle = (pixels.min(0) + pixels.max(0)) / 2 * size
+    half = max(SIDE, 1.6 * float(((np.ptp(pixels, axis=0) + 1) * size).max())) / 2
     axes = figure.add_axes(place)
-    size = row.voxel_size
-    extent = (-0.5 * size[0], (image.shape[0] - 0.5) * size[0], -0.5 * size[1], (image.shape[1] - 0.5) * size[1])
+    rows, columns = image.shape
+    extent = (-0.5 * size[0], (columns - 0.5) * size[0], (rows - 0.5) * size[1], -0.5 * size[1])
     cmap = LOOKS.get(name, Look("")).cmap
-    axes.imshow(image[:, :, z].T, origin="lower", cmap=cmap, vmin=window[0], vmax=window[1], extent=extent, interpolation="nearest")
-    at = np.arange(image.shape[0]) * size[0], np.arange(image.shape[1]) * size[1]
-    others = (labels[:, :, z] > 0) & (labels[:, :, z] != row.lesion.label)
-    for mask, thick in ((labels[:, :, z] == row.lesion.label, 0.9), (others, 0.4)):
-        if mask.any():
-            axes.contour(*at, mask.T, levels=[0.5], colors=OUTLINE, linewidths=thick)
-    axes.set_xlim(middle[0] * size[0] - half, middle[0] * size[0] + half)
-    axes.set_ylim(middle[1] * size[1] - half, middle[1] * size[1] + half)
+    axes.imshow(image, cmap=cmap, vmin=window[0], vmax=window[1], extent=extent, interpolation="nearest")
+    at = np.arange(columns) * size[0], np.arange(rows) * size[1]
+    for mask, thick in ((own, 0.9), ((labels > 0) & ~own, 0.4)):
+        if mask.any() and not mask.all():
+            axes.contour(*at, mask, levels=[0.5], colors=OUTLINE, linewidths=thick)
+    axes.set_xlim(middle[0] - half, middle[0] + half)
+    axes.set_ylim(middle[1] + half, middle[1] - half)
     axes.set_facecolor("black")
     axes.set_xticks([])
     axes.set_yticks([])
+    for letter, (x, y, ha, va) in zip(cut.letters, EDGES, strict=True):
+        axes.text(x, y, letter, transform=axes.transAxes, ha=ha, va=va, fontsize=6, color=LETTERS, path_effects=HALO)

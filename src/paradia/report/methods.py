@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from paradia.errors import ParadiaError
+from paradia.nets.store import cards
 from paradia.pipeline import twopass
+from paradia.pipeline.step import networks_of
 from paradia.registry import STAGES, load
 from paradia.report.record import RunRecord, StepLike
 from paradia.scan import relaxivities
@@ -36,6 +38,9 @@ SYMBOLS = {
 }  # fmt: skip
 """What is left of a formula in plain text."""
 
+CITATION = "The Paradia developers. Paradia: MRI susceptibility mapping from raw phase to a report"
+"""How the software is cited, but for its version."""
+
 
 @dataclass(frozen=True)
 class Sentence:
@@ -46,6 +51,8 @@ class Sentence:
     says: str
     settings: str
     references: tuple[int, ...]
+    weights: str
+    """The networks that it asked, with their versions; empty for a method without any."""
 
 
 def sentences(steps: Sequence[StepLike]) -> tuple[list[Sentence], list[str]]:
@@ -58,8 +65,21 @@ def sentences(steps: Sequence[StepLike]) -> tuple[list[Sentence], list[str]]:
         numbers = tuple(dois.index(doi) + 1 for doi in own)
         part = getattr(step, "part", "")
         name = stage_name(step.stage) + (f" ({part})" if part else "")
-        said.append(Sentence(name, step.method, _summary(step), settings(step.settings), numbers))
+        nets = " and ".join(f"{net} version {card['version']}" for net, card in weights([step]).items())
+        said.append(Sentence(name, step.method, _summary(step), settings(step.settings), numbers, nets))
     return said, dois
+
+
+def weights(steps: Sequence[StepLike]) -> dict[str, Mapping[str, Any]]:
+    """Return what is known of each network that the steps asked: its version and hash among it."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for step in steps:
+        try:
+            names = networks_of(load(step.stage, step.method))
+        except (ParadiaError, ImportError, AttributeError):
+            continue
+        found |= {name: cards()[name] for name in names if name in cards()}
+    return found
 
 
 def used(step: StepLike, record: RunRecord) -> Mapping[str, Any]:
@@ -82,6 +102,9 @@ def introduction(record: RunRecord) -> str:
     version = record.versions.get("paradia")
     said += f" {version}" if version else ""
     said += f", protocol “{record.protocol}”." if record.protocol else "."
+    if record.spin_echo_scan is not None and any(getattr(step, "on", "") for step in record.steps):
+        times = ", ".join(f"{1000 * t:.3g}" for t in record.spin_echo_scan.echo_times)
+        said += f" R2 was measured with spin echoes of the same head (echo times {times} ms)."
     along = math.degrees(math.acos(min(1.0, max(abs(b) for b in grid.b0_dir))))
     if along >= 1:
         said += f" The axes of the image were oblique to B0 by {along:.0f}°, which was accounted for: B0 points along ("
@@ -107,7 +130,7 @@ def setting(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
         return "(" + ", ".join(setting(v) for v in value) + ")"
-    return "none" if value is None else str(value)
+    return "not given" if value is None else str(value)
 
 
 def plain(text: str) -> str:

@@ -100,6 +100,8 @@ def render(record: RunRecord, maps: Mapping[str, Any], *, affine: ArrayLike | No
         stage_name=methods.stage_name,
         setting=methods.setting,
         used=methods.used,
+        weights=methods.weights(record.steps),
+        citation=methods.CITATION,
         number=number,
     )
 
@@ -143,7 +145,7 @@ def _alt(title: str, picture: Picture, look: figures.Look | None) -> str:
     """Say what a picture shows to whoever cannot see it."""
     low, high = picture.window or (0, 0)
     unit = look.unit if look else LOOKS["magnitude"].unit
-    return f"{title}: slices through the middle of the mask, window {number(low)} to {number(high)} {unit}."
+    return f"{title}: slices through the middle of the mask, window {number(low)} to {number(high)} {unit.rstrip('.')}."
 
 
 def _chi_window(values: NDArray) -> tuple[float, float]:

@@ -57,6 +57,8 @@ class RunRecord:
         Name of the subject or scan.
     grid, scan
         Geometry; echo times and field strength.
+    spin_echo_scan
+        Echo times of the spin echoes of the same head, where there are any.
     protocol
         Name of the protocol.
     steps
@@ -83,3 +85,4 @@ class RunRecord:
     command: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     numbers: Sequence[Finding] = ()
+    spin_echo_scan: Scan | None = None

@@ -11,12 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from paradia.pipeline.rules import Sample
 from paradia.pipeline.tune import Tuned
-from paradia.report.figures import DPI, GREY, INK, OUTSIDE, WIDTH, choose_window
+from paradia.report.figures import DPI, EDGES, GREY, HALO, INK, LETTERS, OUTSIDE, WIDTH, choose_window
 from paradia.report.figures import LOOKS as MAPS
 from paradia.report.orientation import Cut
 
@@ -63,7 +63,7 @@ def draw_tuning(tuned: Tuned, cut: Cut, mask: NDArray[np.bool_], default: float 
         axes.tick_params(labelsize=7, colors=INK)
         axes.spines[["top", "right"]].set_visible(False)
     _legend(figure, tuned, default)
-    _slices(figure, tuned, shown, mask, (side, tall, height))
+    _slices(figure, tuned, shown, cut, mask, (side, tall, height))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -111,6 +111,7 @@ def _curvature(axes: Axes, tuned: Tuned, default: float | None) -> None:
         axes.plot(value, np.interp(np.log(value), np.log(curve.value), curve.curvature), linestyle="none", **style)
     top = float(np.percentile(np.abs(curve.curvature[inner]), 97)) if inner.any() else 1.0
     axes.set_ylim(-0.4 * max(top, 1e-6), 1.25 * max(top, 1e-6))
+    _few_ticks(axes.xaxis)
     axes.set_xlabel(tuned.knob, fontsize=8, color=INK)
     axes.set_title("Curvature", fontsize=9, color=INK, loc="left")
 
@@ -124,12 +125,15 @@ def _misfit(axes: Axes, tuned: Tuned, default: float | None) -> None:
         axes.annotate("noise", (tuned.samples[0].value, 1), (0, 2), textcoords="offset points", fontsize=6.5, color=COLOURS["discrepancy"])
     for value, style in _marks(tuned, default):
         axes.plot(value, _at(curve.value, curve.misfit, value), linestyle="none", **style)
-    _few_ticks(axes.yaxis)
+    for axis in (axes.xaxis, axes.yaxis):
+        _few_ticks(axis)
     axes.set_xlabel(tuned.knob, fontsize=8, color=INK)
     axes.set_title(_misfit_name(tuned).capitalize(), fontsize=9, color=INK, loc="left")
 
 
-def _slices(figure: Figure, tuned: Tuned, shown: Sequence[tuple[str, Sample]], mask: NDArray, sizes: tuple[float, float, float]) -> None:
+def _slices(
+    figure: Figure, tuned: Tuned, shown: Sequence[tuple[str, Sample]], cut: Cut, mask: NDArray, sizes: tuple[float, float, float]
+) -> None:
     """Show the results at one window."""
     side, tall, height = sizes
     name = "local_field" if tuned.step.stage == "background" else "chi"
@@ -144,8 +148,10 @@ def _slices(figure: Figure, tuned: Tuned, shown: Sequence[tuple[str, Sample]], m
         axes.imshow(image, cmap=cmap, vmin=low, vmax=high, aspect="auto", interpolation="antialiased", interpolation_stage="data")
         axes.set_axis_off()
         axes.set_title(f"{said}, {tuned.knob} = {sample.value:.2g}", fontsize=8, color=INK, pad=4)
+        for letter, (x, y, ha, va) in zip(cut.letters, EDGES, strict=True):
+            axes.text(x, y, letter, transform=axes.transAxes, ha=ha, va=va, fontsize=7, color=LETTERS, path_effects=HALO)
     what = "local field" if name == "local_field" else "χ less its mean in the slice"
-    text = f"{what}, window {low:g} to {high:g} ppm".replace("-", "−")
+    text = f"{cut.title}, {what}, window {low:g} to {high:g} ppm".replace("-", "−")
     figure.text(0.5, 0.08 / height, text, ha="center", fontsize=7.5, color=SOFT)
 
 
@@ -186,9 +192,13 @@ def _at(values: NDArray, curve: NDArray, value: float) -> float:
 
 
 def _few_ticks(axis: mpl.axis.Axis) -> None:
-    """Label 1, 2 and 5 where an axis spans little more than a power of ten."""
+    """Label 1, 2 and 5 where an axis spans little more than a power of ten, evenly spaced values where too few of those would be left."""
     low, high = axis.get_view_interval()
-    if high / low < 60:
+    if high / low < 4:
+        axis.set_major_locator(MaxNLocator(4))
+        axis.set_major_formatter("{x:.3g}")
+        axis.set_minor_locator(NullLocator())
+    elif high / low < 60:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(9, 9), labelOnlyBase=False) if low < 1e-2 else "{x:g}")
         axis.set_minor_formatter(NullFormatter())
