@@ -276,3 +276,18 @@ def test_mistakes_are_told_in_a_sentence(arguments, sentence, command, files, tm
     assert sentence in told.err
     assert "Traceback" not in told.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_map_of_unknown_orientation_is_not_given_one(command, small, tmp_path):
+    paths = {}
+    for name in ("local_field", "mask"):
+        image = nib.Nifti1Image(np.asarray(getattr(small, name), np.float32), None)
+        image.header.set_zooms((4.4, 4.2, 5.0))
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        nib.save(image, paths[name])
+    out = tmp_path / "chi.nii.gz"
+    told = command("inversion", "tkd", out, "--local-field", paths["local_field"], "--mask", paths["mask"])
+    assert told.status == 0, told.err
+    header = nib.load(out).header
+    assert header["sform_code"] == header["qform_code"] == 0
+    np.testing.assert_allclose(nib.load(out).affine, nib.load(paths["mask"]).affine)

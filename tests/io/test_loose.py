@@ -8,7 +8,7 @@ import torch
 
 from paradia.errors import GeometryError, InputError, MaskError, MetadataError, NonFiniteError, PhaseError
 from paradia.io.acquisition import load_mask
-from paradia.io.loose import from_files
+from paradia.io.loose import coils_from_files, from_files
 
 SHAPE = (9, 8, 7)
 ANGLE = 0.3
@@ -292,3 +292,16 @@ def test_masks(files, tmp_path):
     nothing[2:5, 2:5, 2:5] = 0
     with pytest.raises(MaskError, match="does not overlap the data.*27 voxels"):
         from_files(save(tmp_path / "n.nii.gz", nothing), files[1], **TIMES, mask=tmp_path / "mask.nii.gz")
+
+
+def test_a_plane_that_one_coil_does_not_see_is_not_lost(tmp_path, caplog):
+    """Far from a coil its integers are zero; lost is what no coil holds."""
+    magnitude = np.ones((*SHAPE, 2, 3), np.float32)
+    magnitude[3, :, :, :, 0] = 0
+    phase = save(tmp_path / "phase.nii.gz", np.repeat(PHASE[..., None], 3, -1))
+    mag = save(tmp_path / "mag.nii.gz", magnitude)
+    assert not any("slices seem to be lost" in note for note in coils_from_files(mag, phase, **TIMES).notes)
+    assert not caplog.records
+    magnitude[3] = 0
+    said = coils_from_files(save(mag, magnitude), phase, **TIMES).notes
+    assert any("planes between others, 3 along the first axis" in note for note in said)

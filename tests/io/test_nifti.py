@@ -210,3 +210,15 @@ def test_broken_files_give_our_errors_or_data(tmp_path, data):
     else:
         assert volumes.data.ndim == 4
         assert volumes.data.dtype == np.float32
+
+
+def test_an_image_of_unknown_orientation_stays_one(tmp_path):
+    """No viewer letters the sides of a map whose images do not say how the head lay, and its voxels are where theirs are."""
+    image = nib.Nifti1Image(DATA[0], None)
+    image.header.set_zooms((1.2, 1.5, 3.0))
+    nib.save(image, tmp_path / "raw.nii.gz")
+    raw = read(tmp_path / "raw.nii.gz")
+    assert not raw.oriented
+    back = read(write(tmp_path / "map.nii.gz", raw.data[0], raw.affine, oriented=False))
+    assert not back.oriented
+    np.testing.assert_allclose(back.affine, raw.affine)

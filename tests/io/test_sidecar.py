@@ -70,7 +70,7 @@ def test_echo_times_in_every_form(sidecars):
         ([0.008, 0.004], "must increase"),
         ([0.004, 0.004], "must increase"),
         ([None, None], "no sidecar gives EchoTime.*--echo-times"),
-        ([0.004, None], "only 1 of 2 sidecars"),
+        ([0.004, None], "give no EchoTime for echo 2, of 2. Add it.*--echo-times"),
         ([[0.004, 0.008, 0.012], None], "holds 2 echoes, but there are 3 echo times"),
         (["4 ms", 0.008], "must be numbers of seconds, got '4 ms'"),
         ([-0.004, 0.008], "must be positive"),
@@ -130,3 +130,11 @@ def test_direction_of_b0():
     for wrong in ([0, 1], [0, 0, 0], "z", [0, "1", 1], [0, 0, float("nan")]):
         with pytest.raises(MetadataError, match="B0_dir in the sidecar of m must be three numbers"):
             direction({"B0_dir": wrong}, "m")
+
+
+def test_files_of_several_coils_an_echo_are_pointed_to_combine():
+    sidecars = [{"EchoTime": t, "MagneticFieldStrength": 3} for t in (0.004, 0.008)]
+    with pytest.raises(MetadataError, match=r"holds 64 echoes, but there are 2 .* single coils\? .* paradia combine"):
+        scan_from(sidecars, "mag.nii", 64)
+    with pytest.raises(MetadataError, match=r"holds 3 echoes, but there are 2 echo times .* each echo\.$"):
+        scan_from(sidecars, "mag.nii", 3)

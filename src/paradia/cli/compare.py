@@ -145,7 +145,7 @@ def compare(
         rows = table(found, board, regions)
         for candidate in found.candidates:
             steps = [{"stage": s.stage, "method": s.method, "settings": s.settings, "doi": s.cite} for s in candidate.outcome.steps]
-            save_map(places[candidate.name], map, candidate.image, first.affine, {"Steps": steps})
+            save_map(places[candidate.name], map, candidate.image, first.affine, {"Steps": steps}, oriented=oriented)
         _write(out, found, rows, first.affine if oriented else None, board)
         for message in _warnings(found, rows):
             progress.warn(message)
@@ -241,13 +241,13 @@ def _shown(rows: list[dict[str, Any]]) -> Group:
         main.add_row(row["method"], *(_number(row.get(key)) for key in keys))
     if f"difference:{rows[0]['method']}" not in rows[0] or len(rows) == 1:
         return Group(main)
-    apart = Table(box=None, pad_edge=False, title="Root mean square difference, %", title_justify="left")
+    apart = Table(box=None, pad_edge=False)
     apart.add_column("")
     for row in rows:
         apart.add_column(row["method"], justify="right")
     for row in rows:
         apart.add_row(row["method"], *(_number(row[f"difference:{other['method']}"]) for other in rows))
-    return Group(main, "", apart)
+    return Group(main, "", "Root mean square difference, %", apart)
 
 
 def _number(value: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,6 +48,7 @@ class _Orientation:
     noise: Tensor | None
     grid: Grid
     affine: NDArray[np.float64]
+    oriented: bool
 
 
 def cosmos(
@@ -127,7 +128,7 @@ def cosmos(
             "Command": shlex.join(["paradia", *sys.argv[1:]]),
             "SoftwareVersions": versions(),
         }
-        save_map(out, "chi", chi.cpu(), first.affine, sidecar)
+        save_map(out, "chi", chi.cpu(), first.affine, sidecar, oriented=first.oriented)
         progress.done(str(out))
     return 0
 
@@ -168,6 +169,7 @@ def _read(field: Path, mask: Path, magnitude: Path, noise: Path | None, *, told:
         _clean(others[2])[0] * holds if noise else None,
         grid,
         lead.affine,
+        lead.oriented,
     )
 
 
@@ -186,7 +188,7 @@ def _local(scan: _Orientation, background: str, place: str) -> _Orientation:
     data = {name: board.get(name) for name in method.takes if name in method.needs or board.get(name) is not None}
     result = method.function(**{name: v.to(place) if isinstance(v, Tensor) else v for name, v in data.items()})
     local, mask = result.local_field.cpu(), result.mask.cpu()
-    return _Orientation(local, mask, scan.magnitude, scan.noise, scan.grid, scan.affine)
+    return replace(scan, field=local, mask=mask)
 
 
 def _motion(first: _Orientation, scan: _Orientation) -> Rigid:

@@ -56,21 +56,21 @@ def paths_of(method: Method, given: dict[str, Any]) -> list[Path]:
     return paths
 
 
-def read_board(method: Method, given: dict[str, Any], extra: tuple[str, ...] = ()) -> tuple[dict[str, Any], np.ndarray]:
-    """Put the data that were given on a board, also some that the method does not take; all images lie on one grid."""
+def read_board(method: Method, given: dict[str, Any], extra: tuple[str, ...] = ()) -> tuple[dict[str, Any], Volumes]:
+    """Put the data that were given on a board, also some that the method does not take; return the image on whose grid all lie, too."""
     board: dict[str, Any] = {}
     first: Volumes | None = None
     if _given_coils(method, given):
         coils = _coils(method, given)
         board |= {COILS: coils.images, "grid": coils.grid, **({} if coils.scan is None else {"scan": coils.scan})}
-        first = Volumes(np.empty((1, *coils.grid.shape), np.float32), coils.affine, coils.sources)
+        first = Volumes(np.empty((1, *coils.grid.shape), np.float32), coils.affine, coils.sources, coils.oriented)
         if coils.nonfinite is not None and method.stage != "combine":
             board["invalid"] = coils.nonfinite
     elif any(given.get(name) for name in RAW):
         acquisition = _acquisition(method, given)
         board |= {name: getattr(acquisition, name) for name in RAW if given.get(name)}
         board |= {name: getattr(acquisition, name) for name in GEOMETRY if name in ("grid", *method.takes)}
-        first = Volumes(acquisition.magnitude.numpy(), acquisition.affine, acquisition.sources)
+        first = Volumes(acquisition.magnitude.numpy(), acquisition.affine, acquisition.sources, acquisition.oriented)
         if acquisition.mask is not None:
             board["mask"] = acquisition.mask
         if acquisition.nonfinite is not None:
@@ -105,7 +105,7 @@ def read_board(method: Method, given: dict[str, Any], extra: tuple[str, ...] = (
         echoes, times = len(board["unwrapped"]), len(board["scan"].echo_times)
         if echoes != times:
             raise GeometryError(f"{given['unwrapped']} holds {echoes} echoes, the magnitude {times}. Give both of the same echoes.")
-    return board, first.affine
+    return board, first
 
 
 def _given_coils(method: Method, given: dict[str, Any]) -> bool:

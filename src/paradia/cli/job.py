@@ -106,12 +106,14 @@ def process(acquisition: Acquisition, job: Job, progress: Progress | None = None
         log.warning("%s: %s", title, message)
     for name in WRITTEN:
         if name in maps:
-            write_map(job.out, acquisition.name, name, maps[name], acquisition.affine, sidecar(name, acquisition, outcome, maps))
+            said = sidecar(name, acquisition, outcome, maps)
+            write_map(job.out, acquisition.name, name, maps[name], acquisition.affine, said, oriented=acquisition.oriented)
     findings = judge({**board, **maps})
     record = RunRecord(
         title=title,
         grid=acquisition.grid,
         scan=acquisition.scan,
+        spin_echo_scan=acquisition.spin_echo_scan,
         protocol=job.protocol.name,
         steps=outcome.steps,
         messages=[*messages, *outcome.messages],

@@ -122,7 +122,7 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
             raise InputError(f"the input {path} would be overwritten. Give another name for the result.")
     check_writable(out)
     device = pick_device(given["device"])
-    board, affine = read_board(method, given)
+    board, first = read_board(method, given)
     knobs = {name: given[name] for name in method.knobs if name in given}
     protocol = Protocol(f"{method.stage} {method.name}", "", (Step(method.stage, method.name, knobs),))
     with Progress() as progress:
@@ -144,7 +144,7 @@ def _run(method: Method, out: Path, given: dict[str, Any]) -> int:
         for name, path in places.items():
             if name not in outcome.maps:
                 continue  # not asked for
-            save_map(path, name, outcome.maps[name].cpu(), affine, sidecar)
+            save_map(path, name, outcome.maps[name].cpu(), first.affine, sidecar, oriented=first.oriented)
             progress.done(str(path))
     return 0
 

@@ -68,10 +68,10 @@ def _run(method: Method, given: dict[str, Any]) -> int:
     out = given["out"]
     check_writable(out / "tune.csv")
     device = pick_device(given["device"])
-    board, affine = read_board(method, given, extra=("noise",))
+    board, first = read_board(method, given, extra=("noise",))
     check_mask(board, board.pop("invalid", None))
     board = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in board.items()}
-    layout = Layout(board["mask"].cpu().numpy(), board["grid"].voxel_size, affine)
+    layout = Layout(board["mask"].cpu().numpy(), board["grid"].voxel_size, first.affine if first.oriented else None)
     cut = layout.flat()
     with Progress() as progress:
         said = f"{method.stage} [bold]{method.name}[/]"

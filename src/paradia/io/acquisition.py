@@ -127,11 +127,16 @@ def _least(values: NDArray[np.float32]) -> float:
     return 0 if (known == np.round(known)).all() else 0.5
 
 
-def lost_planes(volumes: Volumes, what: str) -> tuple[str, ...]:
-    """Return a sentence on planes that hold nothing but zeros, between others that hold something: slices that were lost."""
+def lost_planes(volumes: Volumes, what: str, coils: int = 1) -> tuple[str, ...]:
+    """Return a sentence on planes that hold nothing but zeros, between others that hold something: slices that were lost.
+
+    Of so many coils one after the other a plane is lost where none holds anything: far from a coil its signal is rounded to zero.
+    """
     said, rows = [], []
-    for volume in volumes.data:  # one at a time: there may be hundreds, of many coils
-        filled = volume != 0
+    for first in range(0, len(volumes.data), coils):
+        filled = volumes.data[first] != 0
+        for volume in volumes.data[first + 1 : first + coils]:  # one at a time: there may be hundreds
+            filled |= volume != 0
         rows.append([filled.any(axis=tuple({0, 1, 2} - {axis})) for axis in range(3)])
     for name, there in zip(("first", "second", "third"), map(np.stack, zip(*rows, strict=True)), strict=True):
         begun, going_on = (np.logical_or.accumulate(side, axis=1) for side in (there, there[:, ::-1]))

@@ -72,7 +72,11 @@ class Entry:
 
     @property
     def fault(self) -> str:
-        """What of the images is missing and what to do, in a sentence; nothing where all is there."""
+        """What of the images is missing or there twice and what to do, in a sentence; nothing where all is as it should be."""
+        for part, numbers in self.echoes.items():
+            if twice := [echo for echo in numbers if numbers.count(echo) > 1]:
+                files = [path.name for echo, path in zip(numbers, getattr(self, part), strict=True) if echo == twice[0]]
+                return f"{self.name} has echo {twice[0]} of the {part} more than once: {', '.join(files)}. Remove all but one."
         if not self.complete:
             found = ", ".join(p.name for p in (*self.magnitude, *self.phase, *self.real, *self.imaginary))
             lacks = "magnitude" if self.phase else "imaginary part" if self.real else "real part" if self.imaginary else "phase"
@@ -156,13 +160,10 @@ def load(entry: Entry, *, register: bool = False, **reading: Any) -> Acquisition
     Raises
     ------
     PhaseError
-        There is no phase, or not that of every echo.
+        There is no phase, or not that of every echo, or an echo is there twice, such as compressed and not.
     MaskError
         The folder of masks has none, or several, for this acquisition.
-    InputError
-        An echo is there twice, such as compressed and not.
     """
-    _check_once(entry)
     if entry.fault:
         raise PhaseError(entry.fault)
     polar = bool(entry.magnitude and entry.phase)
@@ -173,15 +174,6 @@ def load(entry: Entry, *, register: bool = False, **reading: Any) -> Acquisition
     else:
         scan = from_files((), (), real=entry.real, imaginary=entry.imaginary, **reading)
     return with_spin_echoes(scan, entry.spin_echo, register=register, root=entry.root) if entry.spin_echo else scan
-
-
-def _check_once(entry: Entry) -> None:
-    """Refuse an echo of which there are two files."""
-    for part, numbers in entry.echoes.items():
-        for echo in numbers:
-            if numbers.count(echo) > 1:
-                twice = [path.name for number, path in zip(numbers, getattr(entry, part), strict=True) if number == echo]
-                raise InputError(f"{entry.name} has echo {echo} of the {part} more than once: {', '.join(twice)}. Remove all but one.")
 
 
 def find_mask(entry: Entry, masks: Path, *, brain: bool = True) -> Path:

@@ -144,7 +144,9 @@ def map_path(out: Path, prefix: str, name: str) -> Path:
     return folder(out, prefix) / f"{prefix}{'_' if prefix else ''}{suffix}.nii.gz"
 
 
-def write_map(out: Path, prefix: str, name: str, image: Tensor, affine: NDArray[np.float64], sidecar: Mapping[str, Any]) -> Path:
+def write_map(
+    out: Path, prefix: str, name: str, image: Tensor, affine: NDArray[np.float64], sidecar: Mapping[str, Any], *, oriented: bool = True
+) -> Path:
     """Write a map and its sidecar where BIDS would have them.
 
     Parameters
@@ -161,6 +163,8 @@ def write_map(out: Path, prefix: str, name: str, image: Tensor, affine: NDArray[
         4×4 matrix from voxel indices to scanner coordinates, mm.
     sidecar
         What is known of it besides units and sign.
+    oriented
+        Whether the affine tells how the subject lay.
 
     Returns
     -------
@@ -172,10 +176,12 @@ def write_map(out: Path, prefix: str, name: str, image: Tensor, affine: NDArray[
     FileError
         The folder cannot be written to.
     """
-    return save_map(map_path(out, prefix, name), name, image, affine, sidecar)
+    return save_map(map_path(out, prefix, name), name, image, affine, sidecar, oriented=oriented)
 
 
-def save_map(path: Path, name: str, image: Tensor, affine: NDArray[np.float64], sidecar: Mapping[str, Any]) -> Path:
+def save_map(
+    path: Path, name: str, image: Tensor, affine: NDArray[np.float64], sidecar: Mapping[str, Any], *, oriented: bool = True
+) -> Path:
     """Write a map and its sidecar under a given name; the sidecar first, so that no image ever lacks one.
 
     Raises
@@ -189,7 +195,7 @@ def save_map(path: Path, name: str, image: Tensor, affine: NDArray[np.float64], 
         entries["SignConvention"] = output.sign
     stem = path.name.removesuffix(".gz").removesuffix(".nii")
     write_json(path.with_name(f"{stem}.json"), {**entries, **sidecar})
-    return write(path, image.detach().cpu().numpy(), affine, description=f"{output.description}, {output.units}")
+    return write(path, image.detach().cpu().numpy(), affine, description=f"{output.description}, {output.units}", oriented=oriented)
 
 
 def write_provenance(out: Path, prefix: str, record: Mapping[str, Any]) -> Path:

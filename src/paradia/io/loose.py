@@ -138,6 +138,8 @@ class Coils(NamedTuple):
     """A sentence for every conversion and assumption."""
     nonfinite: Tensor | None
     """Where a file held NaN or Inf, now zero, (x, y, z)."""
+    oriented: bool
+    """Whether the header says how the subject lay."""
 
 
 def coils_from_files(
@@ -180,7 +182,7 @@ def coils_from_files(
     sidecars, phase_sidecar = _sidecars({kind: given.get(kind, ()) for kind in _KINDS}, None)
     scan, scan_notes = _scan_if_told(sidecars, first.label, echoes, echo_times, b0, need_scan)
     grid, where = geometry(first, b0_dir, direction(sidecars[0], first.label) if b0_dir is None else None)
-    holes = _holes(parts)
+    holes = _holes(parts, len(first.data) // echoes)
     bad, bad_notes = merge_nonfinite(first, angles)
     strength, strength_notes = _magnitude(parts, first)
     angle, phase_notes = _phase(parts, first, phase_units, phase_sidecar, flip_sign)
@@ -188,7 +190,7 @@ def coils_from_files(
     if bad is not None:
         images[:, :, bad] = 0
     notes = (*phase_notes, *strength_notes, *bad_notes, *holes, *scan_notes, where)
-    return Coils(images, grid, scan, first.affine, (*given["magnitude"], *given["phase"]), notes, bad)
+    return Coils(images, grid, scan, first.affine, (*given["magnitude"], *given["phase"]), notes, bad, first.oriented)
 
 
 _KINDS = ("magnitude", "phase", "real", "imaginary")
@@ -266,12 +268,12 @@ def _check_pair(magnitude: Volumes, phase: Volumes) -> None:
         )
 
 
-def _holes(parts: Mapping[str, Volumes]) -> tuple[str, ...]:
+def _holes(parts: Mapping[str, Volumes], coils: int = 1) -> tuple[str, ...]:
     """Tell of lost slices, in the notes and in the log."""
     kind = "magnitude" if "magnitude" in parts else "phase"
-    notes = lost_planes(parts[kind], kind)
+    notes = lost_planes(parts[kind], kind, coils)
     if not notes and "phase" in parts:
-        notes = lost_planes(parts["phase"], "phase")
+        notes = lost_planes(parts["phase"], "phase", coils)
     for note in notes:
         logger.warning("%s: %s", parts[kind].label, note)
     return notes

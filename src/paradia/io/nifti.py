@@ -126,7 +126,7 @@ def check_same_grid(first: Volumes, second: Volumes) -> None:
         )
 
 
-def write(path: Path, data: NDArray, affine: NDArray, *, description: str = "") -> Path:
+def write(path: Path, data: NDArray, affine: NDArray, *, description: str = "", oriented: bool = True) -> Path:
     """Write an image so that it appears whole or not at all.
 
     Parameters
@@ -139,6 +139,9 @@ def write(path: Path, data: NDArray, affine: NDArray, *, description: str = "") 
         4×4 matrix from voxel indices to scanner coordinates, mm.
     description
         Free text for the header, at most 79 bytes.
+    oriented
+        Whether the affine tells how the subject lay. Where it does not, the header says so, and no viewer letters the sides; only the voxel
+        sizes are kept then, as the images that come without orientation have them.
 
     Raises
     ------
@@ -152,8 +155,9 @@ def write(path: Path, data: NDArray, affine: NDArray, *, description: str = "") 
     values = values.astype(np.uint8 if values.dtype in (bool, np.uint8) else np.float32)
     image = nib.Nifti1Image(np.moveaxis(values, 0, 3) if values.ndim == 4 else values, np.asarray(affine, dtype=float))
     image.header.set_xyzt_units("mm", "sec")
-    image.set_qform(image.affine, code=1)
-    image.set_sform(image.affine, code=1)
+    place = image.affine if oriented else None
+    image.set_qform(place, code=int(oriented))
+    image.set_sform(place, code=int(oriented))
     image.header["descrip"] = description.encode()[:79]
     with replacing(path) as handle:
         if path.suffix == ".gz":  # no name, no time: the same map is the same file, byte for byte

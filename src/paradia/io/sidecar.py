@@ -113,7 +113,11 @@ def scan_from(
     times = tuple(float(t) for t in echo_times) if echo_times else _echo_times(sidecars, label, echoes, option)
     if len(times) != echoes:
         plural = "echo" if echoes == 1 else "echoes"
-        raise MetadataError(f"{label} holds {echoes} {plural}, but there are {len(times)} echo times {times}. Give one for each echo.")
+        coils = echoes > len(times) > 1 and echoes % len(times) == 0
+        raise MetadataError(
+            f"{label} holds {echoes} {plural}, but there are {len(times)} echo times {times}. Give one for each echo."
+            f"{' Are these single coils? Combine them first, with paradia combine.' if coils else ''}"
+        )
     if b0 is None:
         try:
             b0, note = _field_strength(sidecars, label, stated=option is not None)
@@ -185,7 +189,8 @@ def _echo_times(sidecars: Sequence[Mapping[str, Any]], label: str, echoes: int, 
             f"the echo times of {label} are not known: no sidecar gives EchoTime. Add it to the JSON file in seconds{or_state}."
         )
     if len(sidecars) == echoes and len(times) < echoes:
-        raise MetadataError(f"only {len(times)} of {echoes} sidecars of {label} give EchoTime. Add it to the others{or_state}.")
+        lacking = ", ".join(str(place) for place, value in enumerate(lists, 1) if value is None)
+        raise MetadataError(f"the sidecars of {label} give no EchoTime for echo {lacking}, of {echoes}. Add it{or_state}.")
     return tuple(times)
 
 
