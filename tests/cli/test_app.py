@@ -210,3 +210,40 @@ print(pages() - before)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | said
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert (int(done.stdout.split()[-1]) > 300e6) == kept
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("inversion", "tkd", "chi.nii.gz"), "inversion tkd needs --local-field, which was not given. See paradia inversion tkd --help."),
+        (("qsm", "a", "b"), "qsm needs OUT, which was not given."),
+        (("inversion", "tkd", "x.nii.gz", "--local-field", "f", "--masc", "m"), "needs --mask, which was not given. Did you mean --mask"),
+        (("inversion", "tkd", "chi.nii.gz", "--mask"), "parameter --mask requires an argument."),
+    ],
+)
+def test_what_was_not_given_is_not_said_to_lack_a_value(words, said, command):
+    told = command(*words)
+    assert told.status == 2
+    assert said in told.err
+
+
+def test_ctrl_c_before_anything_is_begun_shows_no_traceback():
+    """While modules are imported and when all is done the signal ends the process; in between it is an exception."""
+    code = """
+import signal, sys
+from paradia.cli import main
+seen = {}
+class Spy:
+    def find_spec(self, name, path=None, target=None):
+        seen[name] = signal.getsignal(signal.SIGINT)
+sys.meta_path.insert(0, Spy())
+import paradia.pipeline.protocol
+paradia.pipeline.protocol.protocol_names = lambda: seen.update(run=signal.getsignal(signal.SIGINT)) or []
+sys.argv = ["paradia", "protocol", "list"]
+assert main() == 0
+assert seen["cyclopts"] is signal.SIG_DFL, seen["cyclopts"]
+assert seen["paradia.cli.protocol"] is signal.SIG_DFL
+assert seen["run"] is signal.default_int_handler
+assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+"""
+    subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from paradia.cli.output import open_output
-from paradia.cli.run import _result
+from paradia.cli.run import BUG, Result, _result
 from paradia.errors import FileError
 from paradia.io.simulated import TRUTH, begin
 
@@ -263,11 +263,11 @@ def test_a_dry_run_tells_and_does_nothing(dataset, half_broken, command, tmp_pat
     assert "sub-two: 3 real, 3 imaginary\n" in told.out
     assert "unwrap romeo → fieldmap linear" in told.out
     told = command("run", half_broken, tmp_path / "out", "--dry-run", *FAST)
-    assert "sub-broken: 3 magnitude (incomplete" in told.out
+    assert "sub-broken: 3 magnitude (this one would fail: sub-broken has no phase;" in told.out
     assert "sub-fine: 3 magnitude, 3 phase\n" in told.out
     next(half_broken.glob("sub-fine/**/*echo-2*phase*.nii*")).unlink()
     told = command("run", half_broken, tmp_path / "out", "--dry-run", *FAST)
-    assert "sub-fine: 3 magnitude, 2 phase (incomplete" in told.out
+    assert "sub-fine: 3 magnitude, 2 phase (this one would fail: sub-fine has echoes (1, 2, 3) of the magnitude and (1, 3)" in told.out
     assert not (tmp_path / "out").exists()
     told = command("run", dataset, dataset / "sub-one" / "maps", "--dry-run", *FAST)
     assert told.status == 2
@@ -441,3 +441,9 @@ def test_a_dry_run_says_that_there_are_two_passes(dataset, command, tmp_path):
     assert told.status == 0, told.err
     assert "in two passes, on " in told.out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_is_told_in_one_line_that_says_what_is_wrong():
+    wrong = Result("sub-1", None, "a and b have different affines:\n[[1.]]\nGive images of one acquisition.")
+    assert wrong.briefly == "a and b have different affines:"
+    assert Result("sub-1", None, f"{BUG}\nTraceback\nValueError: x").briefly == f"{BUG} ValueError: x"

@@ -8,6 +8,12 @@ import os
 import signal
 import sys
 import warnings
+from typing import TYPE_CHECKING
+
+from paradia.cli.ending import Terminated, ended_at_once, ended_in_order, let_end
+
+if TYPE_CHECKING:
+    from cyclopts import CycloptsError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,12 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     # Threads that wait idly: spinning ones stall every other program, and another run, on the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _keep_freed_volumes()
+    with ended_at_once():
+        from cyclopts import CycloptsError
 
-    from cyclopts import CycloptsError
-
-    from paradia.cli.app import app
-    from paradia.cli.ending import Terminated, ended_in_order
-    from paradia.errors import ParadiaError
+        from paradia.cli.app import app
+        from paradia.errors import ParadiaError
 
     logger = logging.getLogger("paradia")
     spoken = logging.StreamHandler(sys.stderr)
@@ -36,12 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
     spoken.addFilter(told_elsewhere)
     logger.addHandler(spoken)
     try:
-        with ended_in_order(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            status = app()(arguments, exit_on_error=False, print_error=False)
+            with ended_at_once():  # here the command's modules are imported
+                command, bound, _ = app().parse_args(arguments, exit_on_error=False, print_error=False)
+            with ended_in_order():
+                status = command(*bound.args, **bound.kwargs)
     except CycloptsError as error:
         said = " ".join(["paradia", *(error.command_chain or ())])
-        sys.stderr.write(f"paradia: {error} See {said} --help.\n")
+        sys.stderr.write(f"paradia: {_put(error)} See {said} --help.\n")
         return 2
     except ParadiaError as error:
         sys.stderr.write(f"paradia: {error}\n")
@@ -53,7 +61,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + (signal.SIGTERM if ended else signal.SIGINT)
     finally:
         logger.removeHandler(spoken)
+        if arguments is None:
+            let_end()  # what is left is the end of the process
     return status if isinstance(status, int) else 0
+
+
+def _put(error: CycloptsError) -> str:
+    """Say what is wrong with a command line; of what was not given at all it would be said that it requires an argument."""
+    from cyclopts import MissingArgumentError
+
+    said = str(error)
+    if isinstance(error, MissingArgumentError) and error.argument and not error.argument.tokens and not error.keyword:
+        _, mark, nearest = said.partition(" Did you mean ")
+        return f"{' '.join(error.command_chain or ())} needs {error.argument.name}, which was not given.{mark}{nearest}"
+    return said
 
 
 def _keep_freed_volumes() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from paradia import registry
 
 
@@ -23,4 +25,4 @@ def methods(stage: str | None = None, /) -> None:
         for row, method in enumerate(registry.methods(name)):
             papers = ["\n".join(registry.load(name, method).cite.split())] if stage else []  # which imports the method
             table.add_row("" if row else f"[bold]{name}[/]", method, registry.summary(name, method), *papers)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -35,6 +35,9 @@ from paradia.pipeline.protocol import DEFAULT
 log = logging.getLogger(__name__)
 
 
+BUG = "this is a bug in Paradia, please report it:"
+
+
 @dataclass(frozen=True)
 class Result:
     """How one acquisition went."""
@@ -43,6 +46,12 @@ class Result:
     report: Path | None
     failure: str = ""
     messages: tuple[str, ...] = ()
+
+    @property
+    def briefly(self) -> str:
+        """The failure in one line: what is wrong, and of a bug what it was."""
+        lines = self.failure.splitlines()
+        return f"{lines[0]} {lines[-1]}" if lines[0] == BUG else lines[0]
 
 
 def run(
@@ -151,7 +160,7 @@ def _preview(entries: list[bids.Entry], job: Job) -> int:
         parts = {name: len(getattr(entry, name)) for name in ("magnitude", "phase", "real", "imaginary")}
         parts["spin echoes"] = len(entry.spin_echo)
         files = ", ".join(f"{count} {name}" for name, count in parts.items() if count)
-        sys.stdout.write(f"{entry.name}: {files}{'' if not entry.fault else ' (incomplete: this one would fail)'}\n")
+        sys.stdout.write(f"{entry.name}: {files}{f' (this one would fail: {entry.fault})' if entry.fault else ''}\n")
     steps = (f"{step.stage} {step.method}{f' or {step.otherwise}' if step.otherwise else ''}" for step in job.protocol.steps)
     sys.stdout.write(" → ".join(steps))
     sys.stdout.write(f"{', in two passes' if job.protocol.two_pass else ''}, on {job.device}\n")
@@ -227,7 +236,7 @@ def _one(entry: bids.Entry, job: Job, reading: dict[str, Any], progress: Progres
     except (MemoryError, torch.OutOfMemoryError) as error:
         failure = f"the memory did not suffice: {error}. Run with a smaller --nprocs or on --device cpu."
     except Exception:
-        failure = "this is a bug in Paradia, please report it:\n" + traceback.format_exc().strip()
+        failure = f"{BUG}\n{traceback.format_exc().strip()}"
     else:
         return Result(entry.name, report, messages=tuple(outcome.messages))
     log.error("%s: failed: %s", entry.name, failure)
@@ -240,7 +249,7 @@ def _told(result: Result, progress: Progress) -> Result:
     if result.report:
         progress.done(f"{result.name}  {result.report}")
     else:
-        progress.failed(f"{result.name}  {result.failure.splitlines()[-1]}")
+        progress.failed(f"{result.name}  {result.briefly}")
     return result
 
 
