@@ -340,3 +340,11 @@ def test_few_thick_slices_are_separated_too(name, slices, case):
     for source in separate(name, board):
         assert source.isfinite().all()
         assert 0 < source.max() < 1
+
+
+@pytest.mark.parametrize("constant", [0.004, -0.3])
+@pytest.mark.parametrize("name", ["chisep_medi", "chisep_ilsqr"])
+def test_a_constant_of_the_field_is_no_source(name, constant, case):
+    lifted = {**case.board, "local_field": case.board["local_field"] + constant * case.board["mask"]}
+    for one, other in zip(separate(name, case.board), separate(name, lifted), strict=True):
+        assert float((one - other).norm() / one.norm()) < 5e-3

@@ -21,7 +21,7 @@ from paradia.scan import Scan
 from paradia.solvers._solution import Solution
 from paradia.solvers.admm import admm
 from paradia.sources.cone import level
-from paradia.sources.inside import within
+from paradia.sources.inside import levelled
 from paradia.sources.slopes import Variation, spared
 from paradia.types import Callback, Image, Mask, Volume
 
@@ -129,7 +129,7 @@ class Frame:
         def image(field: Tensor) -> Tensor:
             return irfftn(one(field), field.shape).mul_(self.window.mask)
 
-        return self.window.put(each(image, within(self.window.take(local_field), self.window.mask)))
+        return self.window.put(each(image, levelled(self.window.take(local_field), self.window.mask)))
 
     def zero(self, field: Tensor) -> Tensor:
         """Return the spectrum of nothing."""

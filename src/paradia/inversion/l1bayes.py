@@ -16,7 +16,7 @@ from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
 from paradia.solvers.admm import admm
 from paradia.sources.cone import level
-from paradia.sources.inside import within
+from paradia.sources.inside import levelled
 from paradia.sources.knobs import check_count, check_positive, check_stop
 from paradia.sources.slopes import Variation, edges
 from paradia.sources.structure import mean_between, smooth
@@ -145,7 +145,7 @@ def l1bayes(
         solution = solution._replace(iterations=done, converged=solution.residual <= tol)
         return irfftn(solution.warn("l1bayes").x, field.shape).mul_(window.mask)
 
-    return window.put(each(invert, window.take(within(local_field, mask))))
+    return window.put(each(invert, window.take(levelled(local_field, mask))))
 
 
 class _Splitting:

@@ -17,7 +17,7 @@ from paradia.operators.dipole import Dipole
 from paradia.operators.weighting import Weighting
 from paradia.solvers._solution import Solution
 from paradia.solvers.admm import relative_change
-from paradia.sources.inside import within
+from paradia.sources.inside import levelled
 from paradia.sources.knobs import check_positive, check_stop
 from paradia.types import Callback, Image, Mask, Volume
 
@@ -129,7 +129,7 @@ def ndi(
         solution = _descend(gradient, torch.zeros_like(field), 1 / (steepest + damping), max_iter, tol, callback)
         return solution.warn("ndi").x * window.mask
 
-    return window.put(each(invert, window.take(within(local_field, mask))))
+    return window.put(each(invert, window.take(levelled(local_field, mask))))
 
 
 def _descend(

@@ -19,6 +19,7 @@ from paradia.separation._slopes import Slopes
 from paradia.separation._voxel import solve
 from paradia.solvers._solution import Solution
 from paradia.sources.doubt import believed_rate
+from paradia.sources.inside import levelled, within
 from paradia.types import Callback
 
 MARGIN = 15.0
@@ -71,7 +72,7 @@ class Frame:
         """Frame a mask."""
         window = Window.around(mask, grid, max(MARGIN, MARGIN_VOXELS * grid.voxel_volume ** (1 / 3)))
         mean = sum(drs) / 2
-        f, total = (window.take(torch.where(mask, image, 0.0)) for image in (field, rate / mean))
+        f, total = (window.take(image) for image in (levelled(field, mask), within(rate / mean, mask)))
         even = Dipole(window.grid).to(f)(window.mask.to(f))
         f = torch.where(window.mask, f - even * ((even * f).sum() / (even * even * window.mask).sum().clamp_min(TINY)), 0.0)
         weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(f).weights.square()

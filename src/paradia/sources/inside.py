@@ -43,14 +43,15 @@ def within(image: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, image, 0.0)
 
 
-def levelled(total_field: Tensor, mask: Tensor) -> Tensor:
-    """Return a total field less its median in the mask, zero outside: no source makes the centre frequency of a scan, or a turn too many.
+def levelled(field: Tensor, mask: Tensor) -> Tensor:
+    """Return a field less its median in the mask, zero outside: no source makes the centre frequency of a scan, or a turn too many.
 
-    Left in, half a ppm of it would be fitted by sources on the mask's edge and beyond, and spoil what lies there.
+    Left in a total field, half a ppm of it would be fitted by sources on the mask's edge and beyond, and spoil what lies there. In a local
+    field, which background removal leaves off by little, it would count for strength and, cut off at the mask's edge, for noise.
     """
-    inside = total_field[..., mask]
+    inside = field[..., mask]
     middle = (inside.median(-1).values - inside.neg().median(-1).values) / 2  # between the two of an even number: odd in the field
-    return within(total_field - middle[..., None, None, None], mask)
+    return within(field - middle[..., None, None, None], mask)
 
 
 def depth(mask: Tensor, grid: Grid) -> Tensor:
