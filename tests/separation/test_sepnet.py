@@ -13,6 +13,7 @@ import torch
 from paradia.errors import GeometryError, InputError, MaskError, NonFiniteError, ParadiaWarning, WeightsError
 from paradia.grid import Grid
 from paradia.inversion.l1bayes import l1bayes
+from paradia.inversion.nltv import nltv
 from paradia.nets import store
 from paradia.nets.separated import R2_SPREAD, TYPICAL_R2
 from paradia.nets.unet import UNet3d
@@ -132,12 +133,13 @@ def test_keeps_shape_precision_signs_and_mask(name, case):
 
 
 def test_the_network_is_asked(name, case):
-    """Without a χ it begins as in the training, with a short `l1bayes`; a silent one leaves the first guess."""
+    """Without a χ it begins as in the training, with a short `l1bayes` and a short `nltv`; a silent one leaves the first guess."""
     board = case.board
     asked = separate(name, board)
     own = separate(name, board, without=("chi",))
     assert not torch.equal(own.chi_pos, asked.chi_pos)
-    start = l1bayes(board["local_field"], board["mask"], board["grid"], board["noise"], max_iter=7, tol=torch.inf)
+    given = board["local_field"], board["mask"], board["grid"], board["noise"]
+    start = (l1bayes(*given, max_iter=7, tol=torch.inf) + nltv(*given, max_iter=24, tol=torch.inf)) / 2
     again = separate(name, {**board, "chi": start}).chi_pos
     assert (again - own.chi_pos).norm() < 0.02 * own.chi_pos.norm()  # the inversion's own window is another
     torch.nn.init.zeros_(store.network("sepnet", "cpu").head.weight)

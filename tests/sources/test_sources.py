@@ -99,17 +99,21 @@ def test_grain_needs_three_voxels_in_a_row_along_one_axis_alone(shape, generator
 def test_bend_is_the_largest_second_difference_near_by_loop(generator):
     field = torch.randn((6, 5, 7), generator=generator)
     mask = torch.rand((6, 5, 7), generator=generator) > 0.2
+    variance = torch.rand((6, 5, 7), generator=generator)
+    variance[2, 3, 4] = torch.inf
     single = np.zeros(field.shape, dtype=np.float32)
     for place in np.ndindex(*field.shape):
         for axis in range(3):
             before, after = (tuple(p + s * (a == axis) for a, p in enumerate(place)) for s in (-1, 1))
             if before[axis] < 0 or after[axis] >= field.shape[axis] or not (mask[before] and mask[place] and mask[after]):
                 continue
-            single[place] = max(single[place], abs(float(field[before] + field[after] - 2 * field[place])))
+            squared = float(field[before] + field[after] - 2 * field[place]) ** 2
+            beyond = squared - float(variance[before] + variance[after] + 4 * variance[place])
+            single[place] = max(single[place], math.sqrt(max(beyond, 0)))
     largest = np.zeros_like(single)
     for place in np.ndindex(*field.shape):
         largest[place] = single[tuple(slice(max(p - 1, 0), p + 2) for p in place)].max()
-    torch.testing.assert_close(bend(field, mask), torch.from_numpy(largest))
+    torch.testing.assert_close(bend(field, mask, variance), torch.from_numpy(largest))
 
 
 def test_doubts_add_in_squares_inside_the_mask_alone(grid, generator):
@@ -127,7 +131,11 @@ def test_a_voxel_of_unknown_noise_is_not_believed(grid, generator):
     holes = mask & (torch.rand(grid.shape, generator=generator) > 0.9)
     told = doubt(field, mask, torch.where(holes, 0.0, noise), 0.02)
     assert bool(told[holes].isinf().all())
-    assert torch.equal(told[~holes], doubt(field, mask, noise, 0.02)[~holes])
+    wild = torch.where(holes, 5.0, field)
+    assert torch.equal(told, doubt(wild, mask, torch.where(holes, 0.0, noise), 0.02)), "nor does it make its neighbours look bent"
+    assert (told[~holes] <= doubt(wild, mask, noise, 0.02)[~holes]).all()
+    inside = mask & ~holes
+    torch.testing.assert_close(told[inside], doubt(field, mask, noise, 0.02)[inside], rtol=0.2, atol=0)
     assert torch.equal(doubt(field, mask, torch.zeros_like(noise), 0.02), doubt(field, mask, None, 0.02))
 
 

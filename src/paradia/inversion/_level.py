@@ -14,7 +14,7 @@ MEAN = 4 / 45
 
 
 def wiener(field: Tensor, mask: Tensor, grid: Grid) -> Tensor:
-    r"""Return the noise's power over that of χ, both as the field tells: :math:`\bar{D^2}\sigma^2 / (\|f\|^2 - \sigma^2)`."""
+    r"""Return the power of noise over that of χ, as a field tells where it is known: :math:`\bar{D^2}\sigma^2 / (\|f\|^2 - \sigma^2)`."""
     power = field.detach()[mask].square().mean()
-    noise = level(rfftn(field.detach()), mask, grid, power.sqrt()).square()
+    noise = level(rfftn(torch.where(mask, field.detach(), 0.0)), mask, grid, power.sqrt()).square()
     return MEAN * noise / torch.maximum(power - noise, 0.1 * power)

@@ -105,6 +105,7 @@ def ilsqr(
     radius = RADIUS * grid.voxel_volume ** (1 / 3)
     window = framed(local_field, mask, grid, max(MARGIN, 2 * radius), noise=noise)  # the sphere fits in beside a single slice
     known = Weighting(window.mask, None if noise is None else window.take(noise)).to(local_field).weights
+    counts = known > 0
     dipole = Dipole(window.grid).to(local_field)
     laplacian = Laplacian(window.grid).to(local_field)
     low_pass = _low_pass(window.grid, dipole.kernel, radius)
@@ -117,12 +118,12 @@ def ilsqr(
     def invert(field: Tensor) -> Tensor:
         nonlocal done
         done = 0
-        field = within(field - field[window.mask].median(), window.mask)  # or weights and guide would show the mask's edge
+        field = within(field - field[counts].median(), counts)  # or weights and guide would show the mask's edge
         if not field.detach().any():
             return torch.zeros_like(field)
         weights = known * flatness(laplacian(field).abs_(), window.mask, ROUGH)
         total = weights.square().sum().clamp_min(torch.finfo(weights.dtype).tiny)
-        damp = math.sqrt(weight * float(wiener(field, window.mask, window.grid)))
+        damp = math.sqrt(weight * float(wiener(field, counts, window.grid)))
 
         def free(weighted: Tensor) -> Tensor:
             return weighted - (weighted * weights).sum() / total * weights

@@ -154,8 +154,9 @@ class _Splitting:
     def __init__(self, field: Tensor, weights: Tensor, window: Window, weight: float, reach: float) -> None:
         grid = window.grid
         side = grid.voxel_volume ** (1 / 3)
-        strength = field.detach()[window.mask].square().mean().sqrt()
-        noise = level(rfftn(field), window.mask, grid, strength)
+        counts = weights > 0
+        strength = field.detach()[counts].square().mean().sqrt()
+        noise = level(rfftn(torch.where(counts, field, 0.0)), counts, grid, strength)
         self.rho = weight * noise * side**2 / (SLOPE * strength)
         self.largest = SLOPE * strength / side
         self.confined = CONFINED / side**2

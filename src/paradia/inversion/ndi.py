@@ -15,7 +15,7 @@ from paradia.inversion._level import wiener
 from paradia.inversion._region import region
 from paradia.operators.dipole import Dipole
 from paradia.operators.weighting import Weighting
-from paradia.solvers._solution import Solution
+from paradia.solvers._solution import Solution, unfinished
 from paradia.solvers.admm import relative_change
 from paradia.sources.inside import levelled
 from paradia.sources.knobs import check_positive, check_stop
@@ -114,7 +114,7 @@ def ndi(
     def invert(field: Tensor) -> Tensor:
         if not field.detach().any():
             return torch.zeros_like(field)
-        damping = weight * wiener(field, window.mask, window.grid)
+        damping = weight * wiener(field, weights > 0, window.grid)
 
         def gradient(chi: Tensor, iteration: int) -> Tensor:
             error = irfftn(rfftn(chi).mul_(dipole), field.shape).sub_(field)
@@ -138,7 +138,7 @@ def _descend(
     """Descend with momentum, dropped whenever it points uphill; not done before the opening is over."""
     ahead, pace = chi, 1.0
     iteration, relative = 0, math.inf
-    while (relative > tol or iteration <= OPENING) and iteration < max_iter:
+    while (unfinished(relative, tol) or iteration <= OPENING) and iteration < max_iter:
         iteration += 1
         slope = gradient(ahead, iteration)
         before, chi = chi, torch.addcmul(ahead, -step, slope)

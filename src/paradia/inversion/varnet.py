@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from paradia.fft import Window, each_of
 from paradia.grid import Grid
-from paradia.inversion.l1bayes import l1bayes
+from paradia.nets.beginning import begin
 from paradia.nets.checks import LOCAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
 from paradia.nets.settled import TRUST, invert
 from paradia.nets.store import network
-from paradia.nets.unrolled import START_ITERATIONS, problem, unexplained
+from paradia.nets.unrolled import problem, unexplained
 from paradia.sources.doubt import believed
 from paradia.sources.inside import within
 from paradia.sources.knobs import check_count, check_not_negative
@@ -39,8 +37,8 @@ def varnet(
 ) -> LearnedChi:
     r"""Begin with few edges; a trained network proposes, then the field corrects it where it can tell better.
 
-    The start is that of `l1bayes`, shorter. In each stage the network sees χ, the field and what χ does not explain of it, and proposes a
-    better χ, z, with a standard deviation :math:`\tau` for each voxel. Then the field has its say:
+    The start is the mean of `l1bayes` and `nltv`, both shorter. In each stage the network sees χ, the field and what χ does not explain of
+    it, and proposes a better χ, z, with a standard deviation :math:`\tau` for each voxel. Then the field has its say:
 
     .. math:: \arg\min_{\chi, q}\; \|\sigma^{-1} M (f - D(\chi + q))\|^2 + \|(\chi - z)/\tau\|_t^2 + \|q/s\|^2
 
@@ -106,7 +104,7 @@ def varnet(
         if not field.any():
             return *[torch.zeros_like(field)] * 3, field.new_zeros(())
         loud = believed(field, window.mask, known)
-        start = l1bayes(field, window.mask, window.grid, known, max_iter=START_ITERATIONS, tol=math.inf, callback=callback)
+        start = begin(field, window.mask, window.grid, known, callback)
         held, chi = problem(field, start, window.mask, loud, window.grid)
         found = invert(net, chi, held, stages=stages, trust=trust, refine=refine)
         tell(found.novelty, "varnet")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from paradia.fft import Window
+from paradia.nets.beginning import begin
 from paradia.nets.settled import AROUND, asked, settle
 from paradia.nets.unet import UNet3d
-from paradia.nets.unrolled import START_ITERATIONS, clear, problem
+from paradia.nets.unrolled import clear, problem
 from paradia.sources.doubt import believed
 from paradia.sources.fit import Fitted
 
@@ -41,7 +40,6 @@ def invert(
     noise: Tensor | None,
     fitted: Fitted,
     window: Window,
-    l1bayes: Callable[..., Tensor],
     *,
     stages: int,
     trust: float,
@@ -63,8 +61,6 @@ def invert(
         What `sources.fit` made of it.
     window
         Around the mask.
-    l1bayes
-        The inversion of that name, which begins.
     stages
         How often the second network is asked.
     trust
@@ -81,7 +77,7 @@ def invert(
     mask, grid = window.mask, window.grid
     loud = believed(field, mask, noise)
     mended = clear(background, field, fitted.local_field, fitted.chi, fitted.rest, loud, window)
-    chi = l1bayes(mended.value, mask, grid, torch.hypot(loud, mended.deviation), max_iter=START_ITERATIONS, tol=math.inf)
+    chi = begin(mended.value, mask, grid, torch.hypot(loud, mended.deviation))
     seen, outside, strange = mended.value + fitted.rest, fitted.outside, mended.novelty
     for more in reversed(range(stages)):
         held, chi = problem(seen, chi, mask, loud, grid)

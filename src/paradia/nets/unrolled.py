@@ -15,9 +15,6 @@ from paradia.nets.unet import UNet3d
 from paradia.nets.windows import apply, ask
 from paradia.operators.dipole import Dipole
 
-START_ITERATIONS = 7
-"""Of the `l1bayes` that networks begin with, in each round: in training and after."""
-
 LEAST = 1e-3
 """Least unit of what the network sees, as a share of the start's root mean square: where most of the start is exactly flat."""
 
@@ -81,9 +78,13 @@ def problem(field: Tensor, start: Tensor, mask: Tensor, noise: Tensor, grid: Gri
 
 
 def evened(field: Tensor, chi: Tensor, mask: Tensor, noise: Tensor, dipole: Dipole) -> Tensor:
-    """Take what χ leaves of a field in the mean off it, where its noise is known: a background removal leaves a constant of a few ppb."""
-    left = (field - dipole(chi))[mask & noise.isfinite()]
-    return torch.where(mask, field - left.mean() if len(left) else field, 0.0)
+    """Take what χ leaves of a field in the mean off it: a background removal leaves a constant of a few ppb.
+
+    Where the noise is unknown the field may be anything: there it is that of χ, of which a network makes nothing new.
+    """
+    made, known = dipole(chi), mask & noise.isfinite()
+    left = (field - made)[known]
+    return torch.where(mask, torch.where(known, field - left.mean(), made) if len(left) else field, 0.0)
 
 
 def unit_of(start: Tensor, mask: Tensor) -> Tensor:
@@ -158,7 +159,8 @@ def clear(net: UNet3d, total: Tensor, local: Tensor, chi: Tensor, rest: Tensor, 
         Local field.
     """
     mask, scale = window.mask, unit_of(chi, window.mask)
-    chi = centred(chi, mask)
+    chi, known = centred(chi, mask), noise.isfinite()
+    total, rest = torch.where(known, total, total - rest), torch.where(known, rest, 0.0)  # unknown is what the fit makes of it
     whole, share, loud = (torch.where(mask, image, 0.0) for image in (total, local, noise))
     channels = background_channels(whole, share, chi, rest, mask, loud, window.grid, scale)
     answer = ask(net, channels)

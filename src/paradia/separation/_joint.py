@@ -17,7 +17,7 @@ from paradia.operators.weighting import Weighting, typical_noise
 from paradia.separation._noise import doubt, field_noise
 from paradia.separation._slopes import Slopes
 from paradia.separation._voxel import solve
-from paradia.solvers._solution import Solution
+from paradia.solvers._solution import Solution, unfinished
 from paradia.sources.doubt import believed_rate
 from paradia.sources.inside import levelled, within
 from paradia.types import Callback
@@ -74,9 +74,10 @@ class Frame:
         mean = sum(drs) / 2
         f, total = (window.take(image) for image in (levelled(field, mask), within(rate / mean, mask)))
         even = Dipole(window.grid).to(f)(window.mask.to(f))
-        f = torch.where(window.mask, f - even * ((even * f).sum() / (even * even * window.mask).sum().clamp_min(TINY)), 0.0)
         weights = Weighting(window.mask, None if noise is None else window.take(noise)).to(f).weights.square()
-        strength, level = field_noise(f, window.mask, window.grid)
+        counts = weights > 0
+        f = torch.where(counts, f - even * ((even * f * counts).sum() / (even * even * counts).sum().clamp_min(TINY)), 0.0)
+        strength, level = field_noise(f, counts, window.grid)
         level = max(level, typical_noise(noise, mask))
         believed = window.take(torch.where(mask, believed_rate(rate, mask, rate_deviation) / mean, 0.0))
         variance = believed.square() + doubt(total, window.mask) ** 2
@@ -211,7 +212,7 @@ def joint(
     p, n = voxels(dual_p, dual_n)
     difference, total = rfftn(p - n), rfftn(p + n)
     iteration, relative = 0, math.inf
-    while relative > tol and iteration < max_iter:
+    while unfinished(relative, tol) and iteration < max_iter:
         iteration += 1
         pull = misfit.step(difference)
         x_difference, x_sum = irfftn(difference, shape), irfftn(total, shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,13 +11,13 @@ from torch import Tensor
 from paradia.errors import InputError
 from paradia.fft import Window
 from paradia.grid import Grid
+from paradia.nets.beginning import begin
 from paradia.nets.checks import LOCAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
 from paradia.nets.separated import Pair, Separable, separable, separate, unmet
 from paradia.nets.store import network
-from paradia.nets.unrolled import START_ITERATIONS, centred, unexplained
+from paradia.nets.unrolled import centred, unexplained
 from paradia.operators.dipole import Dipole
-from paradia.registry import load
 from paradia.scan import Scan, relaxivities
 from paradia.separation._inputs import check_images, check_ppm
 from paradia.separation._voxel import split
@@ -133,10 +132,8 @@ def _inside(image: Tensor, mask: Tensor) -> Tensor:
 
 
 def _start(field: Tensor, window: Window, noise: Tensor | None, callback: Callback | None) -> Tensor:
-    """Return the χ that the network was trained to begin with: that of `l1bayes`, shorter."""
-    l1bayes = load("inversion", "l1bayes").function  # stages know no other by import
-    chi: Tensor = l1bayes(field, window.mask, window.grid, noise, max_iter=START_ITERATIONS, tol=math.inf, callback=callback)
-    return centred(chi, window.mask)
+    """Return a χ to begin with, where none is given."""
+    return centred(begin(field, window.mask, window.grid, noise, callback), window.mask)
 
 
 def _band(ask: Callable[[Separable], Pair], found: Pair, held: Separable, share: float) -> Tensor:

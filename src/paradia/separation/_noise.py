@@ -17,9 +17,9 @@ TINY = torch.finfo(torch.float32).tiny ** 0.25
 
 
 def field_noise(field: Tensor, mask: Tensor, grid: Grid) -> tuple[float, float]:
-    """Return the standard deviations of a field, zero outside its mask, and of its noise, ppm."""
+    """Return the standard deviations of a field in a mask, where it is known, and of its noise, ppm."""
     strength = field.detach()[mask].std(correction=0).clamp_min(TINY)
-    return float(strength), float(level(rfftn(field.detach()), mask, grid, strength))
+    return float(strength), float(level(rfftn(torch.where(mask, field.detach(), 0.0)), mask, grid, strength))
 
 
 def doubt(rate: Tensor, mask: Tensor) -> float:

@@ -15,7 +15,7 @@ from paradia.separation._inputs import check_images, check_ppm, rates
 from paradia.separation._noise import doubt
 from paradia.separation._voxel import give, solve
 from paradia.separation._wavelet import Wavelets
-from paradia.solvers._solution import Solution
+from paradia.solvers._solution import Solution, unfinished
 from paradia.solvers.admm import relative_change
 from paradia.solvers.proximal import shrink
 from paradia.sources.doubt import grain
@@ -156,7 +156,7 @@ def _split(
     both = torch.stack(solve(a - 1 / STEP, b - 1 / STEP, c, right_p, right_n)).mul_(mask)
     state = both
     iteration, relative = 0, math.inf
-    while relative > tol and iteration < max_iter:
+    while unfinished(relative, tol) and iteration < max_iter:
         iteration += 1
         coefficients = wavelets(2 * both - state)
         shrunk = shrink(coefficients, STEP * threshold)

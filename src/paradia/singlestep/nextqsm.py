@@ -12,7 +12,6 @@ from paradia.nets.familiar import tell
 from paradia.nets.settled import ITERATIONS, TRUST
 from paradia.nets.store import network
 from paradia.nets.total import invert
-from paradia.registry import load
 from paradia.sources.fit import BRISK, fit
 from paradia.sources.inside import levelled
 from paradia.sources.knobs import check_count, check_not_negative
@@ -41,9 +40,9 @@ def nextqsm(
 ) -> LearnedSources:
     r"""Fit sources inside and outside together; one network mends the local field, another in turn with the total field the χ.
 
-    The fit and the first network are those of `bgnet`; the second begins with a short `l1bayes` of the mended field, which trusts it as far
-    as the first network does. Each time the second has proposed a χ with its standard deviation :math:`\tau`, the total field decides anew
-    what is due to sources inside and what to sources outside:
+    The fit and the first network are those of `bgnet`; the second begins with the mean of a short `l1bayes` and a short `nltv` of the
+    mended field, which trust it as far as the first network does. Each time the second has proposed a χ with its standard deviation
+    :math:`\tau`, the total field decides anew what is due to sources inside and what to sources outside:
 
     .. math:: \arg\min_{\chi, q}\; \|\sigma^{-1} M (f - D(\chi + q))\|^2 + \|(\chi - z)/\tau\|_t^2 + \|(q - q_0)/s\|^2
 
@@ -111,13 +110,12 @@ def nextqsm(
     background, inversion = (network(name, str(total_field.device)) for name in WEIGHTS)
     check_voxels(grid, background, inversion)
     known = None if noise is None else window.take(noise).float()
-    l1bayes = load("inversion", "l1bayes").function  # stages know no other by import
 
     def one(field: Tensor) -> tuple[Tensor, ...]:
         if not field.any():
             return *[torch.zeros_like(field)] * 5, field.new_zeros(())
         fitted = fit(window, field, known, Effort(start, rounds, max_iter), callback)
-        *found, strange = invert(background, inversion, field, known, fitted, window, l1bayes, stages=stages, trust=trust, refine=refine)
+        *found, strange = invert(background, inversion, field, known, fitted, window, stages=stages, trust=trust, refine=refine)
         tell(strange, "nextqsm")
         return *found, field.new_tensor(strange)
 

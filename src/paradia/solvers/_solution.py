@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import NamedTuple
 
 from torch import Tensor
 
 from paradia.errors import ConvergenceWarning
+
+
+def unfinished(residual: float, tol: float) -> bool:
+    """Say whether an iteration goes on: an infinite tolerance asks for all that are allowed, and is content with whatever comes of them."""
+    return residual > (0.0 if tol == math.inf else tol)
 
 
 class Solution(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from paradia.fft import length
-from paradia.solvers._solution import Solution
+from paradia.solvers._solution import Solution, unfinished
 from paradia.types import Callback
 
 
@@ -55,7 +55,7 @@ def admm(
     """
     x = x0
     iteration, relative = 0, float("inf")
-    while relative > tol and iteration < max_iter:
+    while unfinished(relative, tol) and iteration < max_iter:
         iteration += 1
         pull = terms[0](x)
         for term in terms[1:]:

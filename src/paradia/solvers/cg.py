@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from paradia.solvers._solution import Solution
+from paradia.solvers._solution import Solution, unfinished
 from paradia.types import Callback
 
 Map = Callable[[Tensor], Tensor]
@@ -60,7 +60,7 @@ def cg(
     direction = precondition(residual) if precondition else residual
     slope = _dot(residual, direction)
     iteration = 0
-    while relative > tol and iteration < max_iter:
+    while unfinished(relative, tol) and iteration < max_iter:
         image = operator(direction)
         curvature = _dot(direction, image)
         if not float(curvature.detach()) > 0:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from paradia.fft import length
-from paradia.solvers._solution import Solution
+from paradia.solvers._solution import Solution, unfinished
 from paradia.types import Callback
 
 Map = Callable[[Tensor], Tensor]
@@ -64,7 +64,7 @@ def lsmr(
     rho, rho_bar, c_bar, s_bar = 1.0, 1.0, 1.0, 0.0
     relative = 1.0 if start else 0.0
     iteration = 0
-    while relative > tol and iteration < max_iter:
+    while unfinished(relative, tol) and iteration < max_iter:
         iteration += 1
         u, beta = _unit(torch.sub(forward(v), u, alpha=alpha))
         v, alpha = _unit(torch.sub(adjoint(u), v, alpha=beta))

@@ -29,7 +29,8 @@ def doubt(field: Tensor, mask: Tensor, noise: Tensor | None, model_error: float,
     floor
         What every field holds beside noise, ppm.
     """
-    variance = believed(field, mask, noise).square().add_((model_error * bend(field, mask)).square_()).add_(floor**2)
+    variance = believed(field, mask, noise).square()
+    variance = (model_error * bend(field, mask, variance)).square_().add_(variance).add_(floor**2)
     return torch.where(mask, variance.sqrt_(), 0.0)
 
 
@@ -90,11 +91,11 @@ def grain(image: Tensor, mask: Tensor) -> Tensor:
     return torch.stack(levels).min() if levels else image.new_zeros(())
 
 
-def bend(field: Tensor, mask: Tensor) -> Tensor:
-    """Return the largest second difference along an axis in the neighbourhood of each voxel.
+def bend(field: Tensor, mask: Tensor, variance: Tensor) -> Tensor:
+    """Return the largest second difference along an axis in the neighbourhood of each voxel, beyond what noise of a variance makes of it.
 
     Where it is large, sources lie closer than the grid can tell, and sources on the grid make a field that differs from theirs by
-    a share of it.
+    a share of it. Voxels of unknown noise, whose field may be anything, bend nothing.
     """
     largest = torch.zeros_like(field)
     for axis in range(3):
@@ -103,7 +104,9 @@ def bend(field: Tensor, mask: Tensor) -> Tensor:
             continue
         before, here, after = (field.narrow(axis, start, n) for start in range(3))
         whole = mask.narrow(axis, 0, n) & mask.narrow(axis, 1, n) & mask.narrow(axis, 2, n)
-        bent = torch.where(whole, (before + after).sub_(here, alpha=2).abs_(), 0.0)
+        loud = variance.narrow(axis, 0, n) + variance.narrow(axis, 2, n) + 4 * variance.narrow(axis, 1, n)
+        squared = (before + after).sub_(here, alpha=2).square_().sub_(loud).clamp_min_(0.0)
+        bent = torch.where(whole, squared, 0.0).sqrt_()
         middle = largest.narrow(axis, 1, n)
         middle.copy_(torch.maximum(middle, bent))
     return max_pool3d(largest[None], 3, 1, 1)[0]

@@ -22,7 +22,7 @@ def check_count(**knobs: int) -> None:
 
 
 def check_stop(*, max_iter: int, tol: float) -> None:
-    """Refuse an iteration that does not begin, and a tolerance that says nothing: zero is never met, infinity (for starts) always."""
+    """Refuse an iteration that does not begin, and a tolerance that is none: zero is never met, nor is infinity, which never warns."""
     check_count(max_iter=max_iter)
     if not tol >= 0:
         raise InputError(f"tol must be zero or a positive number, got {tol}. Leave it out for its default.")

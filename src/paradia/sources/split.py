@@ -18,7 +18,7 @@ from paradia.fft import Window, bounding_box, irfftn, length, rfftn, times
 from paradia.operators.dipole import Dipole
 from paradia.operators.laplacian import Laplacian
 from paradia.operators.weighting import Weighting
-from paradia.solvers._solution import Solution
+from paradia.solvers._solution import Solution, unfinished
 from paradia.sources.inside import depth
 from paradia.sources.knobs import check_count, check_not_negative
 from paradia.sources.slopes import Variation, edges
@@ -102,7 +102,7 @@ class Split:
         box = bounding_box(self.mask)
         inside = self.mask[box]
         iteration, relative = 0, float("inf")
-        while relative > tol and iteration < max_iter:
+        while unfinished(relative, tol) and iteration < max_iter:
             iteration += 1
             force = slopes.step(chi).mul_(-RHO).sub_(held, alpha=HOLD)
             held.add_(chi).mul_(hold)

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from paradia.fft import Window
 from paradia.grid import Grid
-from paradia.inversion.l1bayes import l1bayes
+from paradia.nets.beginning import begin
 from paradia.nets.settled import FEW, ITERATIONS, TRUST
 from paradia.nets.store import network
 from paradia.nets.total import invert
-from paradia.nets.unrolled import START_ITERATIONS
 from paradia.simulate.examples import Example, Recipe, example
 from paradia.singlestep.nextqsm import WEIGHTS
 from paradia.sources.fit import QUICK, fit
@@ -41,7 +40,7 @@ class Prepared(NamedTuple):
 
     window: Window
     maps: dict[str, Tensor]
-    """Those of `Example`, ``chi_local`` (l1bayes of the noisy local field), ``chi_joint``, ``local_joint`` and
+    """Those of `Example`, ``chi_local`` (`nets.beginning` of the noisy local field), ``chi_joint``, ``local_joint`` and
     ``rest_joint`` (what `sources.fit` makes of the total field), ``chi_settled`` and ``field_settled`` (what `nextqsm` makes of it when it
     asks once, and hardly settles the answer: what its network is shown when it is asked again)."""
     b0: float
@@ -70,13 +69,13 @@ def prepare(found: Example, seed: int) -> Prepared:
     generator = torch.Generator().manual_seed(seed)
     noise = maps["noise"]
     maps["field"] = (maps["local_field"] + maps["leftover"] + noise * torch.randn(noise.shape, generator=generator).to(noise)) * window.mask
-    maps["chi_local"] = l1bayes(maps["field"], window.mask, window.grid, noise=noise, max_iter=START_ITERATIONS)
+    maps["chi_local"] = begin(maps["field"], window.mask, window.grid, noise)
     maps["total_field"] = levelled(maps["total_field"], window.mask)  # as the methods do
     fitted = fit(window, maps["total_field"], noise, QUICK)
     maps["chi_joint"], maps["local_joint"], maps["rest_joint"] = fitted.chi, fitted.local_field, fitted.rest
     background, inversion = (network(name, str(noise.device)) for name in WEIGHTS)
     few = ITERATIONS // FEW
-    solved = invert(background, inversion, maps["total_field"], noise, fitted, window, l1bayes, stages=1, trust=TRUST, refine=few)
+    solved = invert(background, inversion, maps["total_field"], noise, fitted, window, stages=1, trust=TRUST, refine=few)
     maps["chi_settled"], maps["field_settled"] = solved.chi, solved.local_field + solved.rest
     return Prepared(window, maps, found.b0, found.dr_pos, found.dr_neg)
 
