@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 import torch
 
 from paradia.cli.output import open_output
-from paradia.cli.run import BUG, Result, _result
+from paradia.cli.run import BUG, Result, _one_logged, _result
 from paradia.errors import FileError
 from paradia.io.simulated import TRUTH, begin
 
@@ -447,3 +449,14 @@ def test_a_failure_is_told_in_one_line_that_says_what_is_wrong():
     wrong = Result("sub-1", None, "a and b have different affines:\n[[1.]]\nGive images of one acquisition.")
     assert wrong.briefly == "a and b have different affines:"
     assert Result("sub-1", None, f"{BUG}\nTraceback\nValueError: x").briefly == f"{BUG} ValueError: x"
+
+
+def test_what_readers_warn_of_in_a_process_of_its_own_is_told_by_the_first_one(tmp_path, monkeypatch):
+    def one(entry, job, reading):
+        logging.getLogger("paradia.io.loose").warning("the header contradicts itself")
+        logging.getLogger("paradia.cli.job").warning("said as a message")
+        return Result(entry, None, "broken", ("said as a message",))
+
+    (tmp_path / ".paradia").mkdir()
+    monkeypatch.setattr("paradia.cli.run._one", one)
+    assert _one_logged("sub-1", SimpleNamespace(out=tmp_path), {}).messages == ("the header contradicts itself", "said as a message")

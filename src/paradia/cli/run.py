@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +23,7 @@ import torch
 from cyclopts import Parameter
 from rich.markup import escape
 
+from paradia.cli import told_elsewhere
 from paradia.cli.ending import Terminated, ended_in_order
 from paradia.cli.job import Job, process
 from paradia.cli.output import LOG, check_place, logged, open_output
@@ -142,9 +143,10 @@ def run(
 
 @contextmanager
 def _heard() -> Iterator[list[str]]:
-    """Collect what is warned of while there is no log yet."""
+    """Collect what is warned of where there is no log yet, or no terminal."""
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
+    handler.addFilter(told_elsewhere)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("paradia")
     logger.addHandler(handler)
@@ -217,8 +219,9 @@ def _result(future: Future[Result], name: str) -> Result:
 def _one_logged(entry: bids.Entry, job: Job, reading: dict[str, Any]) -> Result:
     """Map one acquisition in a process of its own, which SIGTERM ends when nothing half-written is left."""
     try:
-        with ended_in_order(), logged(job.out):
-            return _one(entry, job, reading)
+        with ended_in_order(), logged(job.out), _heard() as said:
+            result = _one(entry, job, reading)
+        return replace(result, messages=(*said, *result.messages))  # nobody else says here what the readers warned of
     except Terminated:
         os.kill(os.getpid(), signal.SIGTERM)  # to come back would be to ask for the next one
         raise
