@@ -92,6 +92,9 @@ def r2_epg(
     is far from a box reads as a smaller angle. R2 below 0.2 1/s is given as that. Close to ideal refocusing the angle meets its bound, and
     R2 is found a little better than its standard deviation says.
 
+    The spacing of the pulses is the longest that fits the echo times. A train of which every second echo is left out passes for one of half
+    as many pulses, since nothing tells of the others: a true R2 of 12 1/s then reads as that at 150°, and as 11.5 at 120°. Give all echoes.
+
     References
     ----------
     Lebel RM, Wilman AH. Magn Reson Med 2010;64:1005-1014. doi:10.1002/mrm.22487.
