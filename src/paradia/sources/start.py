@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
 from paradia.fft import bounding_box
 from paradia.grid import Grid
@@ -51,7 +52,7 @@ def begin(
     mask
         Inside.
     grid
-        Of all of these; sides even, as those of a window.
+        Of all of these: sides even, and the mask in the nearer half of each, as in a window.
     dipole
         Its dipole.
     max_iter
@@ -78,19 +79,19 @@ def around(
 
     Parameters are those of `begin`.
     """
-    middles = _middles(mask)
-    share, weights = _folded(mask.to(field), middles), _folded(precision.square(), middles)
+    turns = _turns(mask)
+    share, weights = _folded(mask.to(field), turns), _folded(precision.square(), turns)
     inner = (share > 0.5) & (weights > 0)
     if not inner.any():
         return torch.zeros_like(field)
     nx, ny, nz = inner.shape
     x, y, z = (FOLD * size for size in grid.voxel_size)
     dipole = Dipole(Grid((nx, ny, nz), (x, y, z), grid.b0_dir)).to(field)
-    seen = torch.where(inner, _folded(precision.square() * field, middles) / weights.clamp_min(torch.finfo(weights.dtype).tiny), 0.0)
-    certain = torch.where(inner, _folded(precision, middles) / share.clamp_min(0.5), 0.0)
+    seen = torch.where(inner, _folded(precision.square() * field, turns) / weights.clamp_min(torch.finfo(weights.dtype).tiny), 0.0)
+    certain = torch.where(inner, _folded(precision, turns) / share.clamp_min(0.5), 0.0)
     spread = torch.where(inner, INSIDE, outside).to(field)
     found = torch.where(inner, 0.0, probable(seen, certain, spread, dipole, max_iter=max_iter, tol=tol))
-    return torch.where(mask, 0.0, _unfolded(found, middles))
+    return torch.where(mask, 0.0, _unfolded(found, turns))
 
 
 def probable(field: Tensor, precision: Tensor, spread: Tensor, dipole: Dipole, *, max_iter: int, tol: float = ENOUGH) -> Tensor:
@@ -114,26 +115,39 @@ def probable(field: Tensor, precision: Tensor, spread: Tensor, dipole: Dipole, *
     return spread * solution.x
 
 
-def _middles(mask: Tensor) -> list[bool]:
-    """Tell for each axis whether the middle of the mask lies on a voxel; it lies between two otherwise.
+def _turns(mask: Tensor) -> list[tuple[int, int] | None]:
+    """Tell for each axis where the middle of the mask lies on a voxel, and the voxel furthest from it the way round; None between two.
 
-    There a coarse voxel has its middle, here its border: the coarse grid of the mirrored mask is the mirrored coarse grid.
+    Coarse voxels are pairs that lie alike on both sides of the middle: so the mirrored head has the mirrored start. Where the middle is a
+    voxel it counts twice, once on each side, and the furthest, which is empty, makes room for it. What the halves make of each other is
+    then half a voxel out of place on either side, which the fine fit mends; coarse voxels that overlap instead blur what is at the rim.
     """
-    return [(side.start + side.stop) % 2 == 1 for side in bounding_box(mask)]
+    turns: list[tuple[int, int] | None] = []
+    for side, n in zip(bounding_box(mask), mask.shape, strict=True):
+        middle, on_a_voxel = divmod(side.start + side.stop, 2) if side.stop - side.start > 1 else (0, 0)  # a slice twice is another
+        turns.append(((middle, (middle + n // 2) % n)) if on_a_voxel else None)
+    return turns
 
 
-def _folded(image: Tensor, middles: Sequence[bool]) -> Tensor:
-    """Return means over coarse voxels: two voxels along each axis, or one and half of both of its neighbours."""
-    for axis, on_a_voxel in enumerate(middles):
-        even, odd = image.unflatten(axis, (-1, FOLD)).unbind(axis + 1)
-        image = (2 * even + odd + odd.roll(1, axis)) / 4 if on_a_voxel else (even + odd) / 2
-    return image
+def _folded(image: Tensor, turns: Sequence[tuple[int, int] | None]) -> Tensor:
+    """Return means over pairs of voxels along each axis."""
+    for axis, turn in enumerate(turns):
+        if turn:
+            middle, furthest = turn
+            twice = [*range(middle + 1), *range(middle, furthest), *range(furthest + 1, image.shape[axis])]
+            image = image.index_select(axis, torch.tensor(twice, device=image.device))
+    return avg_pool3d(image[None, None], FOLD)[0, 0]
 
 
-def _unfolded(image: Tensor, middles: Sequence[bool]) -> Tensor:
+def _unfolded(image: Tensor, turns: Sequence[tuple[int, int] | None]) -> Tensor:
     """Interpolate linearly between the middles of coarse voxels, which go round like the grid."""
-    for axis, on_a_voxel in enumerate(middles):
+    for axis, turn in enumerate(turns):
         before, after = image.roll(1, axis), image.roll(-1, axis)
-        pair = (image, (image + after) / 2) if on_a_voxel else ((3 * image + before) / 4, (3 * image + after) / 4)
-        image = torch.stack(pair, axis + 1).flatten(axis, axis + 1)
+        image = torch.stack([(3 * image + before) / 4, (3 * image + after) / 4], axis + 1).flatten(axis, axis + 1)
+        if turn:
+            middle, furthest = turn
+            n = image.shape[axis]
+            one = [*range(middle + 1), *range(middle + 2, furthest + 1), *range(furthest, n)]
+            other = [*range(middle), *range(middle + 1, furthest + 1), (furthest + 1) % n, *range(furthest + 1, n)]
+            image = sum(image.index_select(axis, torch.tensor(places, device=image.device)) for places in (one, other)) / 2
     return image
