@@ -23,6 +23,7 @@ from paradia.scan import Scan
 from paradia.solvers.pieces import medians
 from paradia.solvers.spanning import Edges, spanning_shifts
 from paradia.unwrap._checks import check
+from paradia.unwrap._modes import alternation
 from paradia.unwrap.best_path import best_path
 from paradia.unwrap.laplacian import laplacian
 from paradia.unwrap.romeo import romeo
@@ -119,6 +120,31 @@ def test_any_echo_may_be_the_template(template, case):
     truth, magnitude, mask = case
     error = (romeo(wrapped(truth), magnitude, mask, SCAN, template=template) - truth)[:, mask] / TURN
     assert bool(((error - error[:, :1].round()).abs() < 1e-3).all())
+
+
+@pytest.mark.parametrize("method", [romeo, spun])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("rise", "shift"), [(2.0, 0.0), (4.0, 0.3), (9.0, -0.2)])
+def test_a_bipolar_readout_does_not_confuse_the_echoes(method, axis, rise, shift, case):
+    """Ramps to and fro of more than a quarter of a turn made the prediction from echo to echo wrong by a turn, in silence."""
+    truth, magnitude, mask = case
+    ramp = torch.linspace(-rise / 2, rise / 2, mask.shape[axis]).view([-1 if a == axis else 1 for a in range(3)]) + shift
+    truth = truth + torch.tensor([1.0, -1.0, 1.0]).view(-1, 1, 1, 1) * ramp
+    error = (method(wrapped(truth), magnitude, mask, SCAN) - truth)[:, mask] / TURN
+    assert bool(((error - error[:, :1].round()).abs() < 1e-3).all())
+
+
+def test_the_ramp_to_and_fro_is_told_from_wrapped_phases(case):
+    truth, _, mask = case
+    axes = [torch.linspace(-1, 1, n) for n in mask.shape]
+    ramp = (1.5 * axes[0][:, None, None] - 0.4 * axes[2]).expand(mask.shape)
+    sign = torch.tensor([1.0, -1.0, 1.0]).view(-1, 1, 1, 1)
+    found = alternation(wrapped(truth + sign * ramp) / TURN, mask, SCAN.echo_times) - alternation(
+        wrapped(truth) / TURN, mask, SCAN.echo_times
+    )
+    torch.testing.assert_close(TURN * found, (sign * ramp), rtol=0, atol=0.05)
+    assert not alternation(wrapped(truth[:2] + sign[:2] * ramp) / TURN, mask, SCAN.echo_times[:2]).any(), "two echoes cannot tell"
+    assert not alternation(torch.zeros_like(truth), mask, SCAN.echo_times).any()
 
 
 @pytest.mark.parametrize("mode", ["template", "individual"])
