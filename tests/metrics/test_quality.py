@@ -265,6 +265,16 @@ def test_limits(check):
     assert verdicts == ["good", "check", "bad"]
 
 
+@pytest.mark.parametrize(("edge", "verdict", "word"), [(50, "good", "adult"), (62, "check", "muscle"), (5, "bad", "small")])
+def test_a_mask_may_be_too_large_for_a_brain_as_well_as_too_small(edge, verdict, word):
+    """2.3 litres of head were once a good brain."""
+    mask = torch.zeros((64, 64, 64), dtype=torch.bool)
+    mask[:edge, :edge, : edge // 2] = True
+    told = {finding.name: finding for finding in judge({"mask": mask, "grid": Grid((64, 64, 64), (2.6, 2.6, 2.6))})}["mask volume"]
+    assert told.verdict == verdict
+    assert word in told.sentence
+
+
 @pytest.mark.parametrize("echoes", [1, 2, 3])
 @pytest.mark.parametrize("slices", [1, 2])
 def test_the_signal_to_noise_of_a_slice_or_two(slices, echoes, generator):

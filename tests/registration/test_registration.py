@@ -65,11 +65,33 @@ def test_resampling_follows_the_formula():
     image = blobs(places())
     moved = resample(image, AFFINE, (30, 33, 31), AFFINE, MOTION)
     exact = blobs(places((30, 33, 31), AFFINE, MOTION))
-    inside = resample(torch.ones(SHAPE), AFFINE, (30, 33, 31), AFFINE, MOTION, order=1) > 0.99
+    reached = resample(torch.ones(SHAPE), AFFINE, (30, 33, 31), AFFINE, MOTION, order=1)
+    assert set(reached.unique().tolist()) == {0.0, 1.0}
+    whole = torch.zeros(SHAPE)
+    whole[1:-1, 1:-1, 1:-1] = 1
+    inside = resample(whole, AFFINE, (30, 33, 31), AFFINE, MOTION, order=1) > 0
     assert inside.float().mean() > 0.5
     assert (moved - exact)[inside].abs().max() < 0.01
+    assert (moved - exact)[reached > 0].abs().max() < 0.02, "beyond the middle of the last voxel it goes on as there"
     torch.testing.assert_close(resample(image, AFFINE, SHAPE, AFFINE), image, atol=1e-5, rtol=0)
     assert resample(image.double(), AFFINE, SHAPE, AFFINE).dtype == torch.float64
+
+
+@pytest.mark.parametrize("order", [0, 1, 3])
+def test_the_same_grid_gives_the_same_image_up_to_its_borders(order, generator):
+    """Places off by rounding counted as outside, and a whole plane was zero; so did the outer halves of the border's voxels."""
+    image = 1 + torch.rand((9, 8, 7), generator=generator)
+    turn, _ = np.linalg.qr(np.array([[0.9, 0.3, -0.2], [-0.25, 0.95, 0.1], [0.2, -0.05, 0.97]]))
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn * np.array([0.7, 0.9, 2.3]), (-31.7, 12.9, 7.3)
+    again = resample(image, affine, image.shape, affine.astype(np.float32), order=order)
+    torch.testing.assert_close(again, image, rtol=0, atol=1e-3)
+    fine = affine.copy()
+    fine[:3, 2] /= 2
+    fine[:3, 3] -= affine[:3, 2] / 4  # two thin slices in each thick one
+    thin = resample(image, affine, (9, 8, 16), fine, order=order)
+    assert (thin[..., :14] > 0.5).all()
+    assert not thin[..., 14:].any()
 
 
 def test_the_border_of_a_mask_does_not_ring():

@@ -11,6 +11,9 @@ from paradia.fft import check_mask
 from paradia.metrics import inputs, results
 from paradia.operators.weighting import typical_noise
 
+LARGEST_BRAIN = 2000.0
+"""Volume of a mask, ml, beyond which it is not a brain alone: the skulls of healthy adults hardly hold as much."""
+
 Verdict: TypeAlias = Literal["good", "check", "bad"]
 Board: TypeAlias = Mapping[str, Any]
 
@@ -41,6 +44,9 @@ class Check:
     bad: int | float
     fine: str
     advice: str
+    largest: float = math.inf
+    """Beyond it a number is to be checked, however good larger ones are else, and `excess` says why."""
+    excess: str = ""
 
     def judge(self, board: dict[str, Any]) -> Finding | None:
         """Measure and judge; None where the data are not there or do not tell."""
@@ -49,6 +55,8 @@ class Check:
         value = float(self.measure(board))
         if math.isnan(value):
             return None
+        if value > self.largest:
+            return Finding(self.name, value, self.unit, "check", self.excess)
         sign = 1 if self.bad >= self.good else -1
         worse = [sign * value > sign * limit for limit in (self.good, self.bad)]
         verdict: Verdict = "bad" if worse[1] else "check" if worse[0] else "good"
@@ -148,6 +156,9 @@ CHECKS = (
         "mask volume", "ml", ("mask", "grid"), lambda b: inputs.mask_volume(b["mask"], b["grid"]), 20, 1,
         "The volume of the mask; an adult brain has 1000 to 1700 ml.",
         "The mask is small. Look at its outline below; give a mask of your own if it is wrong.",
+        LARGEST_BRAIN,
+        "The mask is larger than a brain and may hold muscle, scalp or neck, which background removal then loses again. Look at its "
+        "outline below; give a mask of your own if it is wrong.",
     ),
     Check(
         "mask cut off", "%", ("mask",), lambda b: 100 * inputs.cut(b["mask"]), 10, 97,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import affine_transform, distance_transform_edt
 
 from paradia.errors import GeometryError, InputError
@@ -14,6 +14,9 @@ from paradia.fft import check_mask
 from paradia.registration._matrix import checked
 from paradia.sources.inside import check_numbers
 from paradia.types import Mask, Volume
+
+ROUNDING = 1e-3
+"""Voxels by which a place may be off: matrices in files are single precision."""
 
 
 def resample(
@@ -49,7 +52,7 @@ def resample(
     Returns
     -------
     Volume
-        On the other grid, zero where the image does not reach.
+        On the other grid, zero where the image does not reach: more than half a voxel beyond the middle of its last one.
 
     Raises
     ------
@@ -75,5 +78,15 @@ def resample(
     if mask is not None:
         nearest = distance_transform_edt(~mask.cpu().numpy(), return_distances=False, return_indices=True)
         data = data[tuple(nearest)]
-    found = affine_transform(data, index[:3, :3], index[:3, 3], output_shape=tuple(shape), order=order, mode="constant")
-    return torch.from_numpy(found).to(image)
+    found = affine_transform(data, index[:3, :3], index[:3, 3], output_shape=tuple(shape), order=order, mode="nearest")
+    return torch.from_numpy(np.where(_reached(index, shape, data.shape), found, 0)).to(image)
+
+
+def _reached(index: NDArray[np.float64], shape: Sequence[int], source: Sequence[int]) -> NDArray[np.bool_]:
+    """Mark the voxels of a grid that lie in a voxel of the source, borders included, whatever rounding made of their place."""
+    places = np.ogrid[tuple(slice(n) for n in shape)]
+    reached = np.ones(tuple(shape), dtype=bool)
+    for row, n in zip(index[:3], source, strict=True):
+        place = sum((step * along for step, along in zip(row[:3], places, strict=True)), start=row[3])
+        reached &= (place > -0.5 - ROUNDING) & (place < n - 0.5 + ROUNDING)
+    return reached
