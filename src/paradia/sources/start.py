@@ -149,5 +149,6 @@ def _unfolded(image: Tensor, turns: Sequence[tuple[int, int] | None]) -> Tensor:
             n = image.shape[axis]
             one = [*range(middle + 1), *range(middle + 2, furthest + 1), *range(furthest, n)]
             other = [*range(middle), *range(middle + 1, furthest + 1), (furthest + 1) % n, *range(furthest + 1, n)]
-            image = sum(image.index_select(axis, torch.tensor(places, device=image.device)) for places in (one, other)) / 2
+            here, there = (image.index_select(axis, torch.tensor(places, device=image.device)) for places in (one, other))
+            image = (here + there) / 2
     return image
