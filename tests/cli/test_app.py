@@ -231,6 +231,7 @@ def test_ctrl_c_before_anything_is_begun_shows_no_traceback():
     """While modules are imported and when all is done the signal ends the process; in between it is an exception."""
     code = """
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # one who runs tests in the background may ignore it
 from paradia.cli import main
 seen = {}
 class Spy:

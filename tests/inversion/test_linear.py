@@ -21,6 +21,7 @@ from paradia.operators.dipole import Dipole
 from paradia.simulate.head import head as simulated
 from paradia.solvers._solution import Solution
 from paradia.sources.cone import level
+from paradia.sources.inside import levelled
 
 SMALL = Grid((8, 7, 6), (3.0, 3.5, 4.0), (0.2, -0.3, 0.93))
 """Its window, with the margin, is still small enough for a matrix."""
@@ -99,7 +100,7 @@ def test_ndi_for_small_errors_equals_dense_weighted_least_squares(small):
     noise = (1 + torch.rand(SMALL.shape, generator=torch.Generator().manual_seed(1))).float()
     got = ndi(field, mask, SMALL, noise, rad_per_ppm=1e-3, max_iter=3000, tol=1e-9)
     window = Window.around(mask, SMALL, 15.0)
-    damping = 1.5 * float(wiener(window.take(field), window.mask, window.grid))
+    damping = 1.5 * float(wiener(window.take(levelled(field, mask)), window.mask, window.grid))
     weights = 1 / window.take(noise)[window.mask].numpy()
     weights = np.minimum(weights / weights.mean(), 3.0)
     inside, near = window.mask.flatten().numpy(), region(window.mask, window.grid, 4.0).flatten().numpy()

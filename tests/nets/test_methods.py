@@ -124,7 +124,7 @@ def test_the_network_is_asked(method, case, use):
 def test_the_centre_frequency_of_a_scan_is_no_source(stage, name, case, use):
     use()
     ask = load(stage, name).function
-    here, far = (ask(case.total + shift, case.mask, case.grid, case.noise)[0] for shift in (0.0, 0.1))
+    here, far = (ask(case.total.double() + shift, case.mask, case.grid, case.noise)[0] for shift in (0.0, 0.1))
     torch.testing.assert_close(far, here, rtol=0, atol=1e-3 * float(here[case.mask].std()))
 
 

@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from grimp import build_graph
 from safetensors.torch import save
 
 from paradia import registry
@@ -354,11 +355,14 @@ def test_code_version_reaches_the_stages_that_methods_ask_the_registry_for():
     """A result kept from before a change of the inversion that nextqsm begins with would be found again."""
     from paradia.pipeline.store import BORROWED, PACKAGE
 
-    asked: dict[str, set[str]] = {}
-    for name in registry.STAGES:
-        for file in (PACKAGE / name).glob("*.py"):
-            for other in re.findall(r'\bload\("(\w+)", "\w+"\)', file.read_text()):
-                asked.setdefault(name, set()).add(other)
+    modules, asked = build_graph("paradia", cache_dir=None), dict[str, set[str]]()
+    for file in PACKAGE.rglob("*.py"):
+        others = set(re.findall(r'\bload\("(\w+)", "\w+"\)', file.read_text())) & set(registry.STAGES)
+        module = ".".join(("paradia", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        for name in registry.STAGES if others else ():
+            if module.startswith(f"paradia.{name}.") or modules.chain_exists(f"paradia.{name}", module, as_packages=True):
+                asked.setdefault(name, set()).update(others - {name})
+    asked = {name: others for name, others in asked.items() if others}
     assert asked == {name: set(others) for name, others in BORROWED.items()}
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from paradia.grid import Grid
 from paradia.registry import load
 from paradia.types import Callback
 
-ITERATIONS = {"l1bayes": 7, "nltv": 24}
-"""Of each, in every round of the first: fewer than alone, since the network mends what is not finished."""
+SHORT, RENEWED = 7, 24
+"""Iterations of `l1bayes`, in each round, and of `nltv`, all in which it renews its prices: what is not finished the network mends."""
 
 
 def begin(field: Tensor, mask: Tensor, grid: Grid, noise: Tensor | None, callback: Callback | None = None) -> Tensor:
@@ -39,8 +38,7 @@ def begin(field: Tensor, mask: Tensor, grid: Grid, noise: Tensor | None, callbac
     Tensor
         χ, ppm, zero outside the mask, not referenced.
     """
-    starts = []
-    for name, most in ITERATIONS.items():
-        method = load("inversion", name).function  # stages know no other by import
-        starts.append(method(field, mask, grid, noise, max_iter=most, tol=math.inf, callback=callback))
-    return torch.stack(starts).mean(0)
+    l1bayes, nltv = load("inversion", "l1bayes").function, load("inversion", "nltv").function  # stages know no other by import
+    held: Tensor = l1bayes(field, mask, grid, noise, max_iter=SHORT, tol=math.inf, callback=callback)
+    followed: Tensor = nltv(field, mask, grid, noise, max_iter=RENEWED, tol=math.inf, callback=callback)
+    return (held + followed) / 2

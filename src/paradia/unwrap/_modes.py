@@ -109,7 +109,7 @@ def alternation(turns: Tensor, mask: Tensor, times: tuple[float, ...]) -> Tensor
         if not bool(both.any()):
             continue
         steps = some_turns.diff(dim=axis + 1)[:, both]
-        slope = (pick @ (steps - steps.round())).median()
+        slope = torch.tensordot(pick, steps - steps.round(), dims=1).median()
         places = torch.arange(n, device=turns.device, dtype=turns.dtype) - (n - 1) / 2
         ramp += (slope * places).view([-1 if a == axis else 1 for a in range(3)])
     inside = ramp[mask]
