@@ -47,7 +47,7 @@ def case():
 @pytest.mark.filterwarnings("ignore::paradia.errors.ParadiaWarning")
 @pytest.mark.parametrize(("stage", "name"), list(weighed()))
 def test_a_field_is_not_heard_where_its_noise_is_unknown(stage, name, case):
-    """Three wild voxels in a hundred were taken for noise everywhere, or for model errors beside them: maps changed by 13 to 77 %."""
+    """Three wild voxels in a hundred were taken for noise everywhere, or for model errors beside them, and shown to networks."""
     board, fields, wild, known = case
     method = load(stage, name).function
     asked = inspect.signature(method).parameters

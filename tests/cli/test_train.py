@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import tomllib
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from paradia.cli import train as command_module
+from paradia.cli.progress import Progress
 from paradia.errors import FileError
 from paradia.fft import Window
 from paradia.grid import Grid
@@ -111,6 +114,18 @@ def test_training_without_volumes_that_validate_has_no_card(command, folder, tmp
     assert told.status == 0, told.err
     assert "no card" in told.err
     assert not (tmp_path / "run" / "varnet.md").exists()
+
+
+def test_what_a_command_answers_goes_to_standard_output_past_the_spinner(capsys):
+    """A live terminal catches what is written to standard output and prints it where it draws itself, so that a pipe gets nothing."""
+    drawn = io.StringIO()
+    progress = Progress()
+    progress.console = Console(file=drawn, force_terminal=True)
+    with progress:
+        progress.show("busy")
+        progress.answer("done")
+    assert capsys.readouterr().out == "done\n"
+    assert "done" not in drawn.getvalue()
 
 
 def test_volumes_are_asked_for_as_said(command, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from paradia.errors import InputError, ParadiaWarning
 from paradia.fieldmap._echoes import Prepared, line, wrap
 from paradia.fieldmap._smooth import local_mean, polynomial
 from paradia.grid import Grid
+from paradia.sources.readout import to_and_fro
 
 DEGREE = 4
 """Of the polynomial that carries most of a receiver's phase."""
@@ -80,10 +81,7 @@ def _without_alternation(prepared: Prepared, bipolar: bool | None) -> Prepared:
         if bipolar:
             warnings.warn("a bipolar readout cannot be corrected where no voxel has signal in all echoes.", ParadiaWarning, stacklevel=2)
         return prepared
-    sign = phase.new_tensor([1.0, -1.0]).repeat(echoes)[:echoes]
-    # Echoes weighted alike in each voxel: then one small matrix serves all, and the ramp is fitted over a million of them.
-    design = torch.stack([torch.ones_like(sign), times.flatten() / times.max(), sign], 1)
-    pick = torch.linalg.pinv(design.double())[2].to(phase)
+    sign, pick = to_and_fro(times.flatten())
     alternation = torch.tensordot(pick, phase, dims=1)
     ramp = polynomial(alternation, told, 1)
     ramp = ramp - ramp[mask].mean()  # what is the same everywhere is no sign of a readout, and may be noise of the alignment

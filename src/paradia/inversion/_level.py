@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.fft import rfftn
 from paradia.grid import Grid
 from paradia.sources.cone import level
 
@@ -16,5 +15,5 @@ MEAN = 4 / 45
 def wiener(field: Tensor, mask: Tensor, grid: Grid) -> Tensor:
     r"""Return the power of noise over that of χ, as a field tells where it is known: :math:`\bar{D^2}\sigma^2 / (\|f\|^2 - \sigma^2)`."""
     power = field.detach()[mask].square().mean()
-    noise = level(rfftn(torch.where(mask, field.detach(), 0.0)), mask, grid, power.sqrt()).square()
+    noise = level(field, mask, grid, power.sqrt()).square()
     return MEAN * noise / torch.maximum(power - noise, 0.1 * power)

@@ -106,7 +106,7 @@ class Frame:
         counts = self.weights > 0
         inside = field.detach()[counts]
         strength = inside.std(correction=0)
-        told = level(rfftn(torch.where(counts, field, 0.0)), counts, self.window.grid, strength)
+        told = level(field, counts, self.window.grid, strength)
         size = max(float(strength), torch.finfo(torch.float32).tiny ** 0.25)
         noise = max(float(told), self.noise, 1e-3 * size)
         return Scale(size, noise, self.rate(noise, float(inside.abs().max())), self.window.grid.voxel_volume ** (1 / 3))

@@ -156,7 +156,7 @@ class _Splitting:
         side = grid.voxel_volume ** (1 / 3)
         counts = weights > 0
         strength = field.detach()[counts].square().mean().sqrt()
-        noise = level(rfftn(torch.where(counts, field, 0.0)), counts, grid, strength)
+        noise = level(field, counts, grid, strength)
         self.rho = weight * noise * side**2 / (SLOPE * strength)
         self.largest = SLOPE * strength / side
         self.confined = CONFINED / side**2

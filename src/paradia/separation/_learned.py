@@ -103,7 +103,10 @@ def learned(
         return LearnedSeparation(*nothing, like.new_zeros(()), band, band)
     local = window.take(field)
     known = None if noise is None else window.take(noise)
-    chi = window.take(_inside(given.chi, mask)) if given.chi is not None else _start(local, window, known, callback)
+    if given.chi is None:
+        chi = centred(begin(local, window.mask, window.grid, known, callback), window.mask)
+    else:
+        chi = window.take(_inside(given.chi, mask))
     loud = believed(local, window.mask, known)
     rates = window.take(rate), window.take(rate_noise)
     held = separable(local, chi, *rates, loud, window.mask, Dipole(window.grid).to(local), dr, given.scan.b0)
@@ -129,11 +132,6 @@ def learned(
 def _inside(image: Tensor, mask: Tensor) -> Tensor:
     """Return single precision, with nothing outside the mask, where there may be no numbers."""
     return torch.where(mask, image, 0.0).float()
-
-
-def _start(field: Tensor, window: Window, noise: Tensor | None, callback: Callback | None) -> Tensor:
-    """Return a χ to begin with, where none is given."""
-    return centred(begin(field, window.mask, window.grid, noise, callback), window.mask)
 
 
 def _band(ask: Callable[[Separable], Pair], found: Pair, held: Separable, share: float) -> Tensor:

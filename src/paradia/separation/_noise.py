@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from paradia.fft import rfftn
 from paradia.grid import Grid
 from paradia.sources.cone import level
 
@@ -19,7 +18,7 @@ TINY = torch.finfo(torch.float32).tiny ** 0.25
 def field_noise(field: Tensor, mask: Tensor, grid: Grid) -> tuple[float, float]:
     """Return the standard deviations of a field in a mask, where it is known, and of its noise, ppm."""
     strength = field.detach()[mask].std(correction=0).clamp_min(TINY)
-    return float(strength), float(level(rfftn(torch.where(mask, field.detach(), 0.0)), mask, grid, strength))
+    return float(strength), float(level(field, mask, grid, strength))
 
 
 def doubt(rate: Tensor, mask: Tensor) -> float:

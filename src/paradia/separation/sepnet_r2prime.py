@@ -64,7 +64,7 @@ def sepnet_r2prime(
         Standard deviation of the field, ppm; judged from the field's own roughness without it. Where it is zero it is unknown.
     chi
         Total susceptibility to begin with, ppm; its mean, which no field tells, is half of the zero of both maps (`anchor`). Without
-        it, what `varnet` begins with, as in the training, with a mean of zero.
+        it, what `varnet` begins with, with a mean of zero.
     dr_pos
         Relaxivity Dr+ of paramagnetic sources, Hz/ppm. Without it 137 Hz/ppm times B0/3 T (Shin et al.; 114 where χ is a COSMOS map). It
         scales the result.

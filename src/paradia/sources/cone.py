@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from paradia.fft import half_mean, irfftn
+from paradia.fft import half_mean, irfftn, rfftn
 from paradia.grid import Grid
 from paradia.operators.dipole import dipole_kernel
 from paradia.operators.laplacian import laplacian_kernel
@@ -22,7 +22,7 @@ LEAST = 0.02
 """Least noise, as a share of the field: what a mask's edge leaks is of this size, and weights must not vanish."""
 
 
-def level(spectrum: Tensor, mask: Tensor, grid: Grid, strength: Tensor) -> Tensor:
+def level(field: Tensor, mask: Tensor, grid: Grid, strength: Tensor) -> Tensor:
     r"""Return the standard deviation of the noise of a field, errors of the model included, in the unit of the field.
 
     On the cone where the dipole vanishes a field has no part that any χ could make. The part of the field there, back in
@@ -31,18 +31,18 @@ def level(spectrum: Tensor, mask: Tensor, grid: Grid, strength: Tensor) -> Tenso
 
     Parameters
     ----------
-    spectrum
-        Half spectrum of the field, zero outside the mask.
+    field
+        Any field; nothing is read off it outside the mask.
     mask
-        Voxels that count.
+        Voxels that count: those where the field is known.
     grid
         Their geometry.
     strength
         Root mean square of the field in the mask; the noise is taken to be 2 % of it at the least.
     """
     cone = _cone(grid).to(mask.device)
-    share = half_mean(cone.to(spectrum.real.dtype), grid.shape[-1])
-    median = irfftn(spectrum.detach() * cone, grid.shape)[mask].abs_().median()
+    share = half_mean(cone.to(field.dtype), grid.shape[-1])
+    median = irfftn(rfftn(torch.where(mask, field.detach(), 0.0)).mul_(cone), grid.shape)[mask].abs_().median()
     return torch.maximum(median / 0.6745 / share.sqrt().clamp_min(1e-6), LEAST * strength)
 
 

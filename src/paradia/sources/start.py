@@ -125,7 +125,7 @@ def _turns(mask: Tensor) -> list[tuple[int, int] | None]:
     turns: list[tuple[int, int] | None] = []
     for side, n in zip(bounding_box(mask), mask.shape, strict=True):
         middle, on_a_voxel = divmod(side.start + side.stop, 2) if side.stop - side.start > 1 else (0, 0)  # a slice twice is another
-        turns.append(((middle, (middle + n // 2) % n)) if on_a_voxel else None)
+        turns.append((middle, (middle + n // 2) % n) if on_a_voxel else None)
     return turns
 
 

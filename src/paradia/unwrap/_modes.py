@@ -11,6 +11,7 @@ from paradia.errors import InputError
 from paradia.fft import bounding_box
 from paradia.solvers.pieces import level
 from paradia.sources.inside import single
+from paradia.sources.readout import to_and_fro
 
 TURN = 2 * torch.pi
 
@@ -94,13 +95,10 @@ def alternation(turns: Tensor, mask: Tensor, times: tuple[float, ...]) -> Tensor
     A step from voxel to voxel seldom wraps, whatever the phase does across the head, so that the steps tell the ramp before anything is
     unwrapped. From echo to echo it is twice as steep as in one, and four times in what one difference of echoes predicts of the next.
     """
-    echoes = len(times)
     ramp = torch.zeros_like(turns[0])
-    if echoes < 3:
+    if len(times) < 3:
         return torch.zeros_like(turns)
-    sign = turns.new_tensor([1.0, -1.0]).repeat(echoes)[:echoes]
-    design = torch.stack([torch.ones_like(sign), turns.new_tensor(times) / max(times), sign], 1)
-    pick = torch.linalg.pinv(design.double())[2].to(turns)
+    sign, pick = to_and_fro(turns.new_tensor(times))
     for axis, n in enumerate(mask.shape):
         across = (axis + 1) % 3
         some = tuple(slice(None, None, max(1, size // PLANES) if a == across else None) for a, size in enumerate(mask.shape))
