@@ -3,9 +3,10 @@
     python benchmarks/speed.py [--shape 192 192 128] [--voxel 1 1 1.2] [--device cuda] [--stages inversion] [--methods tv l1]
 
 Seconds are the least of the repeats, and also given in pairs of real transforms of the whole volume, timed in the same
-process, which carries over between machines. The first call, which samples the kernels, is given beside them. Memory is the
-peak of the process above what it held with its inputs, and in all. Every method gets all data that it can use, the truth
-with noise; what fails is said in the table. Beside each time stands that of QSM.rs where it was measured, at its size alone.
+process, which carries over between machines. Threads and memory are set as the command line sets them. The first call,
+which samples the kernels, is given beside them. Memory is the peak of the process above what it held with its inputs, and
+in all. Every method gets all data that it can use, the truth with noise; what fails is said in the table. Beside each time
+stands that of QSM.rs where it was measured, at its size alone.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ from paradia.simulate.head import head
 STAGES = ("combine", "unwrap", "fieldmap", "relaxometry", "background", "inversion", "singlestep", "contrast")
 ECHO_TIMES = (0.004, 0.012, 0.020, 0.028)
 VOXEL = (1.0, 1.0, 1.2)
+
+AS_A_COMMAND = {"OMP_WAIT_POLICY": "passive", "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
+"""What the command line sets for itself: threads wait idly, and the memory of freed volumes is used again."""
 
 LONG = 20.0
 """A first call beyond this is not repeated, s."""
@@ -184,7 +188,7 @@ def _in_a_process(stage: str, name: str, folder: Path, options: argparse.Namespa
     """Measure a method where nothing else has taken memory; a failure is a result too."""
     words = [sys.executable, __file__, "--one", stage, name, str(folder), "--shape", *map(str, options.shape), "--device", options.device]
     words += ["--threads", str(options.threads), "--repeat", str(options.repeat)]
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    environment = {**AS_A_COMMAND, **os.environ}
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=options.limit, env=environment, check=False)
     except subprocess.TimeoutExpired:

@@ -49,6 +49,23 @@ def test_transforms_invert_and_means_agree(shape):
     torch.testing.assert_close(half_mean(rfftn(x[0]).abs(), shape[-1]), whole.mean())
 
 
+@settings(deadline=None)
+@given(sizes, st.booleans())
+def test_the_inverse_is_that_of_torch_whatever_the_spectrum_and_its_strides(shape, turned):
+    generator = torch.Generator().manual_seed(1)
+    half = (*shape[:2], shape[2] // 2 + 1)
+    spectrum = torch.randn(2, 1, *half, generator=generator, dtype=torch.complex128)
+    if turned:
+        spectrum = spectrum.permute(0, 4, 2, 3, 1).contiguous().permute(0, 4, 2, 3, 1)
+    torch.testing.assert_close(irfftn(spectrum, shape), torch.fft.irfftn(spectrum, s=shape, dim=(-3, -2, -1)))
+    torch.testing.assert_close(irfftn(spectrum[1, 0], shape), torch.fft.irfftn(spectrum[1, 0], s=shape))
+
+
+def test_gradients_go_through_the_inverse():
+    spectrum = torch.randn(2, 3, 4, 3, generator=torch.Generator().manual_seed(1), dtype=torch.complex128, requires_grad=True)
+    torch.autograd.gradcheck(lambda half: irfftn(half, (3, 4, 5)), spectrum)
+
+
 def test_box_holds_the_mask():
     mask = torch.zeros(9, 8, 7, dtype=torch.bool)
     mask[3:5, 1, 6] = True

@@ -27,13 +27,29 @@ def rfftn(image: Tensor) -> Tensor:
 
 def irfftn(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
     """Invert `rfftn` for volumes of the given shape."""
-    return torch.fft.irfftn(spectrum, s=tuple(shape)[-3:], dim=AXES)
+    x, y, z = tuple(shape)[-3:]
+    if spectrum.device.type != "cpu":
+        return torch.fft.irfftn(spectrum, s=(x, y, z), dim=AXES)
+    if spectrum.ndim > 3:
+        volumes = [irfftn(one, shape) for one in spectrum.reshape(-1, *spectrum.shape[-3:])]
+        return torch.stack(volumes).view(*spectrum.shape[:-3], x, y, z)
+    planes = torch.fft.ifftn(_transposed(spectrum, x * y).view(-1, x, y), dim=(1, 2))
+    return torch.fft.irfft(_transposed(planes, z // 2 + 1).view(x, y, -1), n=z)
+
+
+def _transposed(spectrum: Tensor, rows: int) -> Tensor:
+    """Copy a spectrum, taken for a matrix of so many rows, so that its columns come first.
+
+    `torch.fft.irfftn` transposes too, along three axes, and takes a third longer in all: torch goes through a matrix block by block, and
+    through anything else line by line, most of which the cache has lost by the time they are read again.
+    """
+    return spectrum.reshape(rows, -1).t().contiguous()
 
 
 def times(spectrum: Tensor, kernel: Tensor) -> Tensor:
     """Return the product of a spectrum and a real kernel of its shape.
 
-    ``spectrum * kernel`` makes a complex copy of the kernel first and takes several times as long; `mul_` does not.
+    In place on a copy, which takes less time than ``spectrum * kernel``.
     """
     return spectrum.clone().mul_(kernel)
 
