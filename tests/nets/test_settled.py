@@ -9,7 +9,7 @@ import torch
 
 from paradia.grid import Grid
 from paradia.nets.features import spread
-from paradia.nets.settled import FEW, LEFT, MEAN, SURER, invert, neighbours, settle
+from paradia.nets.settled import AROUND, FEW, LEAST, MEAN, SURER, WIDE, invert, neighbours, remainder, settle
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import FLOOR, Estimate, problem, propose
 from paradia.operators.dipole import Dipole
@@ -121,6 +121,38 @@ def test_what_a_background_removal_left_goes_to_sources_outside(given):
     assert wrong[0.5] < 0.5 * wrong[0.0]
 
 
+def test_sources_left_outside_are_told_from_noise_and_from_a_wrong_proposal(given):
+    estimate, _, _, deviation, mask, dipole = given
+    estimate, deviation = estimate._replace(deviation=0.01 * estimate.deviation), 0.01 * deviation
+    generator = torch.Generator().manual_seed(3)
+
+    def drawn():
+        return torch.randn(GRID.shape, generator=generator)
+
+    noise, wrong = deviation * drawn(), neighbours(estimate.deviation * drawn() * mask) / MEAN**3
+    clean = (dipole(estimate.value + wrong) + noise) * mask
+    assert remainder(estimate, clean, deviation, mask, dipole, trust=1.0) == LEAST
+    for strong in (0.003, 0.006):
+        field = clean + dipole(torch.where(mask, 0.0, strong * drawn())) * mask
+        found = remainder(estimate, field, deviation, mask, dipole, trust=1.0)
+        assert 0.5 * WIDE * strong < found < 1.5 * WIDE * strong
+        half = estimate._replace(value=0.5 * estimate.value, deviation=0.5 * estimate.deviation)
+        assert remainder(half, 0.5 * field, 0.5 * deviation, mask, dipole, trust=1.0) == pytest.approx(0.5 * found, rel=1e-3)
+    much = clean + dipole(torch.where(mask, 0.0, drawn())) * mask
+    assert remainder(estimate, much, deviation, mask, dipole, trust=1.0) == AROUND
+
+
+def test_nothing_is_left_outside_of_a_field_that_is_explained_or_unknown(given):
+    estimate, _, _, deviation, mask, dipole = given
+    field = dipole(estimate.value) * mask
+    assert remainder(estimate, field, deviation, mask, dipole, trust=1.0) == LEAST
+    assert remainder(estimate, field + 1, torch.full_like(field, torch.inf), mask, dipole, trust=1.0) == LEAST
+    half = deviation.clone()
+    half[4:] = torch.inf
+    wild = torch.where(half.isinf() & mask, 50.0, field)
+    assert remainder(estimate, wild, half, mask, dipole, trust=1.0) == LEAST
+
+
 def test_the_surer_the_network_the_less_moves(given):
     """A voxel goes as far as its own deviation lets it, whatever its neighbours do."""
     estimate, outside, field, deviation, mask, dipole = given
@@ -159,7 +191,8 @@ def test_stages_ask_the_network_and_the_field_in_turn(given, refine):
     for last, iterations in ((False, refine // FEW), (True, refine)):
         asked = propose(net, chi, held, last=last)
         sure = asked._replace(deviation=1.5 * asked.deviation)
-        chi = settle(sure, torch.zeros_like(chi), held.field, wrong, mask, dipole, around=LEFT, trust=0.3, iterations=iterations).chi
+        around = remainder(sure, held.field, wrong, mask, dipole, trust=0.3)
+        chi = settle(sure, torch.zeros_like(chi), held.field, wrong, mask, dipole, around=around, trust=0.3, iterations=iterations).chi
     net.asked = 0
     found = invert(net, start, held, stages=2, trust=0.3, refine=refine)
     torch.testing.assert_close(found.value, chi)
