@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from paradia.nets import separated, unrolled
-from paradia.nets.beginning import begin
 from paradia.nets.features import FIELD, background_channels, gain, inversion_channels, spread
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import Problem, centred, problem
@@ -22,10 +21,6 @@ from paradia.training.volumes import Prepared
 LOCAL, SETTLED = 0.35, 0.4
 """Shares of the lessons that begin with a local field, and with what the total field made of a first proposal; the others begin with the
 joint fit."""
-
-QUIET, QUIETEST = 0.6, 0.2
-"""Share of the lessons with a local field in which less of its noise is left, and the least that is left: a network that has only seen
-loud fields adds errors to the start of a quiet one."""
 
 PLAIN = 0.15
 """Share of the lessons whose noise is told as one number, as it is where nobody gives a map."""
@@ -84,31 +79,19 @@ class Task:
 def _inversion(volume: Prepared, generator: torch.Generator) -> Lesson:
     """χ from the local field: true with noise and leftovers, as the joint fit found it, or as the total field settled it once."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
-    field, noise, start = _begun(volume, generator)
-    held, chi = problem(field, start, mask, _told(noise, mask, generator), grid)
+    field, start = _begun(maps, generator)
+    held, chi = problem(field, start, mask, _told(maps["noise"], mask, generator), grid)
     return _lesson(held, chi, centred(maps["chi_pos"] - maps["chi_neg"], mask))
 
 
-def _begun(volume: Prepared, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw what came before: a local field, its noise and the χ to begin with, ppm."""
-    maps = volume.maps
+def _begun(maps: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw what came before: a local field and the χ to begin with, ppm."""
     drawn = float(torch.rand((), generator=generator))
-    if drawn < LOCAL * QUIET:
-        return _quieter(volume, generator)
     if drawn < LOCAL:
-        return maps["field"], maps["noise"], maps["chi_local"]
+        return maps["field"], maps["chi_local"]
     if drawn < LOCAL + SETTLED:
-        return maps["field_settled"], maps["noise"], maps["chi_settled"]
-    return maps["local_joint"] + maps["rest_joint"], maps["noise"], maps["chi_joint"]
-
-
-def _quieter(volume: Prepared, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Take some of the noise off a local field, whose leftovers stay, and begin anew."""
-    maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
-    left = QUIETEST ** float(torch.rand((), generator=generator))
-    known = maps["local_field"] + maps["leftover"]
-    field, noise = known + left * (maps["field"] - known), left * maps["noise"]
-    return field, noise, begin(field, mask, grid, noise)
+        return maps["field_settled"], maps["chi_settled"]
+    return maps["local_joint"] + maps["rest_joint"], maps["chi_joint"]
 
 
 def _told(noise: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
@@ -139,8 +122,8 @@ def _background(volume: Prepared, generator: torch.Generator) -> Lesson:
 def _separation(volume: Prepared, generator: torch.Generator) -> Lesson:
     """χ+ and χ− with R2′ from spin echoes or with R2* alone, as often: the noise of the rate tells the network which."""
     maps, mask, grid = volume.maps, volume.window.mask, volume.window.grid
-    field, loud, start = _begun(volume, generator)
-    noise = _told(loud, mask, generator)
+    field, start = _begun(maps, generator)
+    noise = _told(maps["noise"], mask, generator)
     known, chi = unrolled.problem(field, start, mask, noise, grid)
     off = torch.exp(0.1 * torch.randn(2, generator=generator)).tolist()  # nobody knows Dr exactly
     dr = (volume.dr_pos * off[0], volume.dr_neg * off[1])
