@@ -187,11 +187,11 @@ def test_stages_ask_the_network_and_the_field_in_turn(given, refine):
     estimate, _, field, deviation, mask, dipole = given
     held, start = problem(field, estimate.value, mask, deviation, GRID)
     net = Same()
-    wrong, chi = torch.hypot(held.noise, torch.tensor(FLOOR)), start
+    wrong, chi, around = torch.hypot(held.noise, torch.tensor(FLOOR)), start, None
     for last, iterations in ((False, refine // FEW), (True, refine)):
         asked = propose(net, chi, held, last=last)
         sure = asked._replace(deviation=1.5 * asked.deviation)
-        around = remainder(sure, held.field, wrong, mask, dipole, trust=0.3)
+        around = around or remainder(sure._replace(value=start), held.field, wrong, mask, dipole, trust=0.3)
         chi = settle(sure, torch.zeros_like(chi), held.field, wrong, mask, dipole, around=around, trust=0.3, iterations=iterations).chi
     net.asked = 0
     found = invert(net, start, held, stages=2, trust=0.3, refine=refine)

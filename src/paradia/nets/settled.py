@@ -29,7 +29,8 @@ AROUND = 0.5
 
 LEAST, WIDE = 0.003, 45.0
 """Least that a background removal has left of them, ppm, and how many times more than `remainder` finds in the mean they are let be off:
-what is left is strong in few places. Chosen on 23 fields, true ones and those of four removals, and seven validation volumes."""
+what is left is strong in few places. Chosen on 19 fields of simulated and drawn heads, true ones and those of four removals, and on six
+validation volumes."""
 
 SURER = 0.76
 """Share of its deviation that a proposal keeps once a local field has settled it, read off ten validation volumes."""
@@ -97,7 +98,7 @@ def settle(
     """
     both = estimate.value + outside
     left = field - dipole(both)
-    certain = _certain(left, deviation, mask)
+    certain = _certain(deviation, spread(left, mask & deviation.isfinite()), mask)
     moves = _moves(estimate, trust)
     free = torch.where(mask, 0.0, torch.as_tensor(around).to(field))
     box = bounding_box(mask)
@@ -126,30 +127,33 @@ def settle(
     return Settled(centred(both, mask), torch.where(mask, 0.0, both), rest)
 
 
-def remainder(estimate: Estimate, field: Tensor, deviation: Tensor, mask: Tensor, dipole: Dipole, *, trust: float) -> float:
+def remainder(start: Estimate, field: Tensor, deviation: Tensor, mask: Tensor, dipole: Dipole, *, trust: float) -> float:
     r"""Tell from a local field how strong the sources are that a background removal has left outside, as far as `settle` should seek them.
 
-    What a proposal leaves of the field is brought back to the places outside, :math:`g = (1 - M) D \sigma^{-2} M (f - D z)`. Noise, what
-    the proposal may be off, and sources outside of standard deviation s would each have made :math:`\|g\|^2` so large in the mean, which
-    one draw of each tells; s is what the first two do not explain. Where nothing was left they explain all of it, and the field is then
-    believed to tell of the inside alone.
+    What a classical start leaves of the field is brought back to the places outside, :math:`g = (1 - M) D \sigma^{-2} M (f - D z)`. Noise,
+    what z may be off, and sources outside of standard deviation s would each make :math:`\|g\|^2` so large in the mean, which one draw of
+    each tells; s is what the first two do not explain. Where nothing was left they explain it all: the field tells of the inside alone.
 
     Parameters
     ----------
-    estimate, field, deviation, mask, dipole, trust
-        See `settle`.
+    start
+        z before the network, which has explained with sources inside what they can, with τ of the proposal. What the network adds
+        speaks of its own errors, too.
+    field, deviation, mask, dipole, trust
+        See `settle`. Noise counts for no more than is left: a removal may have smoothed the field.
 
     Returns
     -------
     float
-        `WIDE` times s, less the less of :math:`\|g\|^2` it makes up; at least `LEAST` and at most `AROUND`, ppm.
+        `WIDE` times s times the share of :math:`\|g\|^2` that it makes up, between `LEAST` and `AROUND`, ppm.
 
     Notes
     -----
     Designed here, on simulated heads.
     """
-    left = field - dipole(estimate.value)
-    certain, moves = _certain(left, deviation, mask), _moves(estimate, trust)
+    left = field - dipole(start.value)
+    size = spread(left, mask & deviation.isfinite())
+    certain, moves = _certain(deviation, size, mask), _moves(start, trust)
     generator = torch.Generator().manual_seed(0)  # on the processor, so that every device draws alike
 
     def drawn() -> Tensor:
@@ -159,16 +163,15 @@ def remainder(estimate: Estimate, field: Tensor, deviation: Tensor, mask: Tensor
         return length(torch.where(mask, 0.0, dipole(certain.square() * image))) ** 2
 
     whole = seen(left)
-    known = torch.where(mask & deviation.isfinite(), deviation, 0.0)
-    explained = seen(known * drawn()) + seen(dipole(moves * neighbours(drawn() * mask) * mask))
+    noise = torch.where(mask, deviation.minimum(size), 0.0)
+    explained = seen(noise * drawn()) + seen(dipole(moves * neighbours(drawn() * mask) * mask))
     share = max(whole - explained, 0.0) / whole if whole else 0.0
     s = math.sqrt(share * whole / seen(dipole(torch.where(mask, 0.0, drawn())))) if share else 0.0
-    return min(max(WIDE * share**2 * s, LEAST), AROUND)
+    return min(max(WIDE * share * s, LEAST), AROUND)
 
 
-def _certain(left: Tensor, deviation: Tensor, mask: Tensor) -> Tensor:
+def _certain(deviation: Tensor, size: Tensor, mask: Tensor) -> Tensor:
     """Return the inverse of the deviation of a field of which so much is left, zero where nothing is known."""
-    size = spread(left, mask & deviation.isfinite())
     return torch.where(mask, torch.hypot(deviation, size).reciprocal(), 0.0)
 
 
@@ -201,12 +204,13 @@ def invert(net: UNet3d, chi: Tensor, held: Problem, *, stages: int, trust: float
         χ, its standard deviation, and how strange the start looked. Memory does not grow with the stages.
     """
     nothing, wrong = torch.zeros_like(chi), torch.hypot(held.noise, torch.full_like(held.noise, FLOOR))
-    strange = 0.0
+    given = (held.field, wrong, held.mask, held.dipole)
+    around, strange = None, 0.0
     for more in reversed(range(stages)):
         sure, steps = asked(net, chi, held, more=more, refine=refine)
         strange = max(strange, sure.novelty)
-        given = (held.field, wrong, held.mask, held.dipole)
-        around = remainder(sure, *given, trust=trust) if steps else LEAST
+        if around is None:  # a settled χ has taken up some of what was left outside
+            around = remainder(sure._replace(value=chi), *given, trust=trust) if refine else LEAST
         chi = settle(sure, nothing, *given, around=around, trust=trust, iterations=steps).chi
     kept = SURER if refine else 1.0
     return Estimate(chi, kept * sure.deviation, strange)
