@@ -9,7 +9,7 @@ import torch
 
 from paradia.grid import Grid
 from paradia.nets.features import spread
-from paradia.nets.settled import AROUND, FEW, LEAST, MEAN, SURER, WIDE, invert, neighbours, remainder, settle
+from paradia.nets.settled import AROUND, FEW, LEAST, MEAN, SURE, SURER, WIDE, invert, neighbours, remainder, settle
 from paradia.nets.unet import UNet3d
 from paradia.nets.unrolled import FLOOR, Estimate, problem, propose
 from paradia.operators.dipole import Dipole
@@ -169,6 +169,18 @@ def test_more_trust_leaves_less_of_the_field(given):
     assert left[0] > left[1] > left[2]
 
 
+def test_a_proposal_is_surer_where_nothing_was_left_outside(given):
+    """Deviations of a field that χ explains and of one with a source outside."""
+    estimate, _, _, deviation, mask, dipole = given
+    source = torch.zeros(GRID.shape)
+    source[0, 4, 5] = 2.0
+    for field, kept in ((dipole(estimate.value), SURER), (dipole(estimate.value + source), SURE)):
+        held, start = problem(field * mask, estimate.value, mask, 0.01 * deviation, GRID)
+        sure = propose(Same(), start, held)
+        found = invert(Same(), start, held, stages=1, trust=0.3, refine=7)
+        torch.testing.assert_close(found.deviation, kept * 1.5 * sure.deviation)
+
+
 class Same(UNet3d):
     """A network that leaves χ as it is, and counts how often it is asked."""
 
@@ -196,7 +208,8 @@ def test_stages_ask_the_network_and_the_field_in_turn(given, refine):
     net.asked = 0
     found = invert(net, start, held, stages=2, trust=0.3, refine=refine)
     torch.testing.assert_close(found.value, chi)
-    torch.testing.assert_close(found.deviation, (SURER if refine else 1) * sure.deviation)  # settled, it is surer
+    assert around == AROUND  # a field of noise is explained by nothing inside
+    torch.testing.assert_close(found.deviation, (SURE if refine else 1) * sure.deviation)  # settled, it is surer
     assert net.asked == 3  # in the last stage of the mirror image too
     assert torch.allclose(found.value, start, atol=1e-6) != bool(refine)
 
