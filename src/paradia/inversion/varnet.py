@@ -10,7 +10,7 @@ from paradia.grid import Grid
 from paradia.nets.beginning import begin
 from paradia.nets.checks import LOCAL_LIMIT, check_field, check_voxels
 from paradia.nets.familiar import tell
-from paradia.nets.settled import TRUST, invert
+from paradia.nets.settled import ITERATIONS, TRUST, invert
 from paradia.nets.store import network
 from paradia.nets.unrolled import problem, unexplained
 from paradia.sources.doubt import believed
@@ -32,7 +32,7 @@ def varnet(
     *,
     stages: int = 1,
     trust: float = TRUST,
-    refine: int = 25,
+    refine: int = ITERATIONS,
     callback: Callback | None = None,
 ) -> LearnedChi:
     r"""Begin with few edges; a trained network proposes, then the field corrects it where it can tell better.

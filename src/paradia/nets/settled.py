@@ -19,7 +19,7 @@ TRUST = 0.5
 """How much of what the network doubts may move, as a share of its variance: its errors are not independent; chosen on simulated heads."""
 
 ITERATIONS = 40
-"""Of the descent from a total field: more help heads whose background is strong and take as long."""
+"""Of the descent: more help heads whose background is strong and take as long."""
 
 FEW = 3
 """How many times fewer serve a proposal that the network will see again."""
