@@ -42,10 +42,10 @@ def varnet(
 
     .. math:: \arg\min_{\chi, q}\; \|\sigma^{-1} M (f - D(\chi + q))\|^2 + \|(\chi - z)/\tau\|_t^2 + \|q/s\|^2
 
-    with a norm in which errors of the proposal go together, and sources q outside the mask of about s = 0.03 ppm, which take up what a
-    background removal has left; `nets.settled` has it. The field counts inside the mask alone, weighed by its noise and by how much of it
-    the proposal leaves, and voxel size and direction of B0 enter through the dipole D. The network was trained on simulated heads and on
-    random shapes alone; nobody's scan is in its weights.
+    with a norm in which errors of the proposal go together, and sources q outside the mask, which take up what a background removal has
+    left: s, between 0.003 and 0.5 ppm, is told from what the start leaves of the field; `nets.settled` has it. The field counts inside the
+    mask alone, weighed by its noise and by how much of it the proposal leaves, and voxel size and direction of B0 enter through the dipole
+    D. The network was trained on simulated heads and on random shapes alone; nobody's scan is in its weights.
 
     Parameters
     ----------
