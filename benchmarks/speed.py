@@ -44,7 +44,7 @@ VOXEL = (1.0, 1.0, 1.2)
 AS_A_COMMAND = {"OMP_WAIT_POLICY": "passive", "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
 """What the command line sets for itself: threads wait idly, and the memory of freed volumes is used again."""
 
-LONG = 20.0
+LONG = 40.0
 """A first call beyond this is not repeated, s."""
 
 ERRORS = {

@@ -17,6 +17,10 @@ from paradia.errors import GeometryError, MaskError
 from paradia.grid import Grid
 
 AXES = (-3, -2, -1)
+
+BY_PLANES = ("cpu",)
+"""Kinds of devices on which inverse transforms go by transposed planes."""
+
 Box = tuple[slice, slice, slice]
 
 
@@ -28,7 +32,7 @@ def rfftn(image: Tensor) -> Tensor:
 def irfftn(spectrum: Tensor, shape: Sequence[int]) -> Tensor:
     """Invert `rfftn` for volumes of the given shape."""
     x, y, z = tuple(shape)[-3:]
-    if spectrum.device.type != "cpu":
+    if spectrum.device.type not in BY_PLANES:
         return torch.fft.irfftn(spectrum, s=(x, y, z), dim=AXES)
     if spectrum.ndim > 3:
         volumes = [irfftn(one, shape) for one in spectrum.reshape(-1, *spectrum.shape[-3:])]

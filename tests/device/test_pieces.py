@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paradia.fft import Window, from_kspace, half_mean, rfftn, to_kspace
+from paradia.fft import Window, from_kspace, half_mean, irfftn, rfftn, to_kspace
 from paradia.grid import Grid
 from paradia.metrics import accuracy, challenge, inputs, lesions, results, separation, similarity
 from paradia.metrics.calcification import calcification
@@ -224,6 +224,15 @@ def test_a_run_computes_there_and_keeps_its_results(two_pass, given, board, devi
         assert maps_of(outcome).keys() == maps_of(expected).keys()
         for name, value in maps_of(expected).items():
             same(outcome.maps[name], value, device, 1e-5)
+
+
+def test_the_inverse_transform_of_a_device_is_that_of_the_cpu(device, monkeypatch):
+    """There it is torch's own; elsewhere in these tests both go by planes, so that they round alike."""
+    spectrum = rfftn(torch.randn(2, *SMALL.shape, generator=torch.Generator().manual_seed(1)))
+    monkeypatch.setattr("paradia.fft.BY_PLANES", ("cpu",))
+    found = irfftn(spectrum.to(device), SMALL.shape)
+    assert found.device.type == device.type
+    torch.testing.assert_close(found.cpu(), irfftn(spectrum, SMALL.shape))
 
 
 def test_a_comparison_comes_back(board, device):

@@ -86,7 +86,7 @@ def pdf(
     window = Window.around(mask, grid, margin, total_field=total_field, noise=noise)
     check_numbers(mask, total_field=total_field)
     dipole = Dipole(window.grid).to(total_field)
-    known = None if noise is None else torch.where(known_noise(noise, mask), noise, torch.inf)
+    known = None if noise is None else torch.where(known_noise(noise, mask), noise, torch.inf).to(total_field)
     deviation = None if known is None else window.take(known).hypot(known.new_tensor(model_error))
     weights = Weighting(window.mask, deviation).to(total_field).weights
     outside = (~window.mask).to(total_field)
