@@ -164,7 +164,7 @@ def test_mirrors_with_an_axis(remove, case, axis, cut):
 
 
 def test_where_it_stops_does_not_depend_on_the_axes(remove, case):
-    """Least squares make something of rounding once their steps lose their orthogonality: turned fits of `joint`, the same to 1e-14 after 30
+    """Least squares show rounding once their steps lose their orthogonality: turned fits of `joint`, the same to 1e-14 after 30
     iterations and to 1e-11 after 40, differ by 4e-5 ppm after 60."""
     axes, total = (1, 2, 0), case.total.double()
     turned = remove(total.permute(axes), case.mask.permute(axes), case.grid.permute(axes))
