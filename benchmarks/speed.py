@@ -28,6 +28,7 @@ from _machine import best_of, fft_pair_seconds, machine, peak_gb, save
 from _peers import PAIR_SECONDS, SECONDS, SHAPE, geometric_mean
 from torch import Tensor
 
+from paradia.cli import keep_freed_volumes
 from paradia.grid import Grid
 from paradia.metrics._masks import erode
 from paradia.metrics.accuracy import nrmse
@@ -40,9 +41,6 @@ from paradia.simulate.head import head
 STAGES = ("combine", "unwrap", "fieldmap", "relaxometry", "background", "inversion", "singlestep", "contrast")
 ECHO_TIMES = (0.004, 0.012, 0.020, 0.028)
 VOXEL = (1.0, 1.0, 1.2)
-
-AS_A_COMMAND = {"OMP_WAIT_POLICY": "passive", "MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
-"""What the command line sets for itself: threads wait idly, and the memory of freed volumes is used again."""
 
 LONG = 40.0
 """A first call beyond this is not repeated, s."""
@@ -188,7 +186,7 @@ def _in_a_process(stage: str, name: str, folder: Path, options: argparse.Namespa
     """Measure a method where nothing else has taken memory; a failure is a result too."""
     words = [sys.executable, __file__, "--one", stage, name, str(folder), "--shape", *map(str, options.shape), "--device", options.device]
     words += ["--threads", str(options.threads), "--repeat", str(options.repeat)]
-    environment = {**AS_A_COMMAND, **os.environ}
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=options.limit, env=environment, check=False)
     except subprocess.TimeoutExpired:
@@ -201,7 +199,8 @@ def _in_a_process(stage: str, name: str, folder: Path, options: argparse.Namespa
 
 
 def measure(stage: str, name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Run one method and return its figures; runs in a process of its own."""
+    """Run one method and return its figures; runs in a process of its own, with its memory as the command line sets it."""
+    keep_freed_volumes()
     warnings.simplefilter("ignore")
     method = load(stage, name)
     taken = [n for n in method.takes if n != "coil_images" or n in method.needs]

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     # Threads that wait idly: spinning ones stall every other program, and another run, on the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    _keep_freed_volumes()
+    keep_freed_volumes()
     with ended_at_once():
         from cyclopts import CycloptsError
 
@@ -77,7 +77,7 @@ def _put(error: CycloptsError) -> str:
     return said
 
 
-def _keep_freed_volumes() -> None:
+def keep_freed_volumes() -> None:
     """Let the C library use the memory of freed volumes again; to hand it back and fetch it anew takes a tenth of a run's time."""
     if any(name.startswith("MALLOC_") for name in os.environ):
         return  # somebody has said how it is to be
